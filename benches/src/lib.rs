@@ -1,0 +1,1 @@
+//! Measurements that `cargo xtask bench` runs, and the inputs they share with the criterion benches.

@@ -1,0 +1,64 @@
+/// Why a backend could not load a weight or run an op.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Two things that meet in an op do not fit.
+    #[error("{what}: expected {expected}, found {found}")]
+    Shape {
+        /// What was looked at.
+        what: String,
+        /// The size that would fit.
+        expected: usize,
+        /// The size it has.
+        found: usize,
+    },
+    /// More tokens than a cache was made for.
+    #[error(
+        "the cache holds {capacity} tokens, {needed} are needed: raise --context or shorten the prompt"
+    )]
+    CacheFull {
+        /// Tokens it can hold.
+        capacity: usize,
+        /// Tokens it would have to hold.
+        needed: usize,
+    },
+    /// A token id outside the embedding table.
+    #[error("token id {id} is outside the vocabulary of {vocabulary}")]
+    Token {
+        /// The id.
+        id: u32,
+        /// Rows of the table.
+        vocabulary: usize,
+    },
+    /// An op found a value that is not finite.
+    #[error("{0} is not finite")]
+    NotFinite(String),
+    /// Encoding a linear failed.
+    #[error(transparent)]
+    Trellis(#[from] treillage_trellis::Error),
+    /// Something the device or its driver reports.
+    #[error("{0}")]
+    Device(String),
+}
+
+impl Error {
+    /// Checks that `found` is `expected`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming `what` if it is not.
+    pub fn check_shape(
+        what: impl Into<String>,
+        expected: usize,
+        found: usize,
+    ) -> Result<(), Error> {
+        if expected == found {
+            Ok(())
+        } else {
+            Err(Error::Shape {
+                what: what.into(),
+                expected,
+                found,
+            })
+        }
+    }
+}

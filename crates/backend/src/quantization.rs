@@ -1,0 +1,64 @@
+use std::sync::Arc;
+
+use nalgebra::DMatrix;
+use treillage_linalg::Hessian;
+use treillage_trellis::{EncodeConfig, Encoded};
+
+use crate::{Error, Inference, LinearShape};
+
+/// Calibrates and encodes: the work of quantization that is worth a device.
+///
+/// A linear that is *watched* adds the second moment of every input it sees to a [`Quantization::Moments`], so that
+/// the same forward pass that serves inference also calibrates.
+pub trait Quantization: Inference {
+    /// The running second moment of one linear's input.
+    type Moments: Clone + Send + Sync;
+
+    /// No tokens yet, inputs of `width` values.
+    fn new_moments(&self, width: usize) -> Result<Self::Moments, Error>;
+
+    /// From now on `linear` adds what it reads to `moments`.
+    fn watch(&self, linear: &mut Self::Linear, moments: &Self::Moments) -> Result<(), Error>;
+
+    /// From now on each expert adds what it reads from the tokens routed to it: `inputs[e]` for gate and up,
+    /// `downs[e]` for down. Each token counts with the square of its routing weight if `weighting` says so.
+    fn watch_experts(
+        &self,
+        experts: &mut Self::Experts,
+        inputs: &[Self::Moments],
+        downs: &[Self::Moments],
+        weighting: RouteWeighting,
+    ) -> Result<(), Error>;
+
+    /// Takes what `moments` has gathered to the host and leaves it empty.
+    fn take_moments(&self, moments: &Self::Moments) -> Result<Hessian, Error>;
+
+    /// Encodes linears, in parallel as far as the device allows, in the order given, independent of it.
+    fn encode(&self, jobs: Vec<EncodeJob>) -> Result<Vec<Encoded>, Error>;
+}
+
+/// How much a routed token counts in its expert's Hessian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RouteWeighting {
+    /// Every token counts once.
+    Uniform,
+    /// A token counts with the square of its routing weight: the weight scales the expert's output and with it
+    /// the error.
+    #[default]
+    Squared,
+}
+
+/// One linear to encode.
+pub struct EncodeJob {
+    /// For messages.
+    pub name: String,
+    /// Weights in f32, `[out_features, in_features]` row-major, unpadded.
+    pub weights: Vec<f32>,
+    /// Their size.
+    pub shape: LinearShape,
+    /// Mean second moment `E[x xᵀ]` of the input, `[in_features, in_features]`; `None` encodes without calibration.
+    /// Jobs with one input share it.
+    pub hessian: Option<Arc<DMatrix<f32>>>,
+    /// Rate, codebook, seed and recipe.
+    pub config: EncodeConfig,
+}

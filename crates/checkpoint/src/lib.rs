@@ -1,0 +1,1 @@
+//! Reads and writes model checkpoints: safetensors, configs, EXL3.

@@ -1,0 +1,1 @@
+//! The treillage backend for CPUs: SIMD kernels that compute straight from packed weights.

@@ -1,0 +1,1 @@
+//! Hadamard transforms, Hessians, Cholesky and block LDL for post-training quantization.

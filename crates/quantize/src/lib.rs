@@ -1,0 +1,1 @@
+//! Quantizes a checkpoint block by block: calibration, budget, encoding, resume.

@@ -1,0 +1,3 @@
+//! The treillage driver.
+
+fn main() {}

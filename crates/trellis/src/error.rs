@@ -1,0 +1,21 @@
+/// What can be wrong with trellis data or a request to encode.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Bits per weight outside the format's range.
+    #[error("{0} bits per weight: the trellis format has 1 to 8")]
+    Bits(usize),
+    /// A codebook name that is none of the three.
+    #[error("unknown codebook `{0}`: expected mul1, mcg or 3inst")]
+    UnknownCodebook(String),
+    /// A part whose length does not fit the others.
+    #[error("{what}: expected {expected}, found {found}")]
+    Shape {
+        /// The part.
+        what: &'static str,
+        /// The length that would fit.
+        expected: usize,
+        /// The length it has.
+        found: usize,
+    },
+}

@@ -1,0 +1,18 @@
+//! EXL3 trellis codes: codebooks, packing, tail-biting Viterbi and LDLQ.
+
+mod bits;
+mod codebook;
+mod error;
+mod packed;
+
+pub use bits::Bits;
+pub use codebook::{Codebook, MCG_MULTIPLIER, MUL1_MULTIPLIER, MUL1_OFFSET, MUL1_SCALE};
+pub use error::Error;
+pub use packed::{PackedLinear, PackedParts, Words};
+
+/// States of the trellis: a 16-bit shift register.
+pub const STATES: usize = 1 << 16;
+/// Rows and columns of a tile; a tile is one tail-biting walk.
+pub const TILE: usize = 16;
+/// Weights of a tile, steps of its walk.
+pub const TILE_WEIGHTS: usize = TILE * TILE;
