@@ -2,11 +2,13 @@
 
 mod bits;
 mod codebook;
+mod config;
 mod error;
 mod packed;
 
 pub use bits::Bits;
 pub use codebook::{Codebook, MCG_MULTIPLIER, MUL1_MULTIPLIER, MUL1_OFFSET, MUL1_SCALE};
+pub use config::{EncodeConfig, EncodeReport, Encoded, Fallback, HessianMetric, OutScales};
 pub use error::Error;
 pub use packed::{PackedLinear, PackedParts, Words};
 
