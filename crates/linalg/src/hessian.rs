@@ -1,0 +1,333 @@
+//! The running second moment of a layer's inputs.
+
+use faer::linalg::matmul::triangular::{BlockStructure, matmul};
+use faer::{Accum, MatMut, MatRef, Par};
+use nalgebra::DMatrix;
+
+use crate::Error;
+
+/// Rows gathered before they are multiplied out: one product over many rows costs far less than many over a few.
+const GATHERED_ROWS: usize = 256;
+
+/// What sums are kept in. Sums of n² products are the memory of a [`Hessian`], so f64 doubles it, and doubles the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Single precision, enough for calibration of some million tokens.
+    #[default]
+    F32,
+    /// Double precision.
+    F64,
+}
+
+/// `Σ w_t x_t x_tᵀ` over the rows `x_t` seen so far, half the Hessian of a linear layer's squared error in its weights.
+///
+/// Only the lower triangle is computed. Rows arrive in batches of any size, small ones are gathered first. A row with a NaN or
+/// an infinity says nothing about the layer and is left out, see [`Hessian::dropped`].
+#[derive(Debug, Clone)]
+pub struct Hessian {
+    features: usize,
+    sum: Sum,
+    /// Rows already counted but not yet part of `sum`, scaled by the roots of their weights; fewer than [`GATHERED_ROWS`].
+    gathered: Vec<f32>,
+    count: f64,
+    dropped: u64,
+}
+
+impl Hessian {
+    /// An empty Hessian over `features` inputs, in single precision.
+    pub fn new(features: usize) -> Self {
+        Self::with_precision(features, Precision::F32)
+    }
+
+    /// An empty Hessian over `features` inputs.
+    pub fn with_precision(features: usize, precision: Precision) -> Self {
+        let sum = match precision {
+            Precision::F32 => Sum::F32(DMatrix::zeros(features, features)),
+            Precision::F64 => Sum::F64(DMatrix::zeros(features, features)),
+        };
+        Self {
+            features,
+            sum,
+            gathered: Vec::new(),
+            count: 0.0,
+            dropped: 0,
+        }
+    }
+
+    /// The Hessian whose [`mean`](Self::mean) over `count` tokens is `mean`, of which only the lower triangle is read.
+    ///
+    /// # Errors
+    /// [`Error::NotSquare`], and [`Error::Count`] if `count` is no number of tokens.
+    pub fn from_mean(mean: DMatrix<f32>, count: f64) -> Result<Self, Error> {
+        let (rows, columns) = mean.shape();
+        if rows != columns {
+            return Err(Error::NotSquare { rows, columns });
+        }
+        check_count(count)?;
+        Ok(Self {
+            features: rows,
+            sum: Sum::F32(mean * count as f32),
+            gathered: Vec::new(),
+            count,
+            dropped: 0,
+        })
+    }
+
+    /// Adds rows of activations, row-major `[tokens, features]`, each with weight one.
+    ///
+    /// # Errors
+    /// [`Error::RowLength`] if they are not whole rows; then nothing was added.
+    pub fn update(&mut self, rows: &[f32]) -> Result<(), Error> {
+        let tokens = self.tokens(rows)?;
+        if tokens >= GATHERED_ROWS && is_finite(rows) {
+            self.flush();
+            self.sum.add_rows(rows);
+            self.count += tokens as f64;
+        } else {
+            for row in rows.chunks_exact(self.features) {
+                self.gather(row, 1.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds `Σ w_t x_t x_tᵀ` for rows of activations, row-major `[tokens, features]`, and weights `[tokens]`, such as router scores.
+    ///
+    /// # Errors
+    /// [`Error::RowLength`], [`Error::WeightCount`], and [`Error::Weight`] for one that is negative or not finite; then nothing
+    /// was added.
+    pub fn update_weighted(&mut self, rows: &[f32], weights: &[f32]) -> Result<(), Error> {
+        let tokens = self.tokens(rows)?;
+        if weights.len() != tokens {
+            return Err(Error::WeightCount {
+                rows: tokens,
+                weights: weights.len(),
+            });
+        }
+        let valid = |weight: f32| weight >= 0.0 && weight.is_finite();
+        if let Some(row) = weights.iter().position(|&weight| !valid(weight)) {
+            return Err(Error::Weight {
+                row,
+                weight: weights[row],
+            });
+        }
+        for (row, &weight) in rows.chunks_exact(self.features).zip(weights) {
+            self.gather(row, weight);
+        }
+        Ok(())
+    }
+
+    /// Adds everything `other` has seen.
+    ///
+    /// # Errors
+    /// [`Error::Features`] if it is about other inputs.
+    pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
+        self.check_features(other)?;
+        self.sum.add_scaled(&other.sum, 1.0);
+        for row in other.gathered.chunks_exact(other.features) {
+            self.append(row, 1.0);
+        }
+        self.count += other.count;
+        self.dropped += other.dropped;
+        Ok(())
+    }
+
+    /// Draws the estimate toward `layer`, as if that had been seen over `tau` more tokens: the mean becomes
+    /// `(T·H + tau·H_layer) / (T + tau)`, with `T` this one's count.
+    ///
+    /// For experts that saw fewer tokens than they have inputs, whose own estimate is singular. A `layer` without tokens has
+    /// nothing to add and leaves the estimate as it is.
+    ///
+    /// # Errors
+    /// [`Error::Features`] if `layer` is about other inputs, [`Error::Count`] if `tau` is no number of tokens.
+    pub fn shrink_toward(&self, layer: &Self, tau: f64) -> Result<Self, Error> {
+        self.check_features(layer)?;
+        check_count(tau)?;
+        let mut shrunk = self.clone();
+        if layer.count > 0.0 {
+            let share = tau / layer.count;
+            shrunk.sum.add_scaled(&layer.sum, share);
+            for row in layer.gathered.chunks_exact(layer.features) {
+                shrunk.append(row, share);
+            }
+            shrunk.count += tau;
+        }
+        Ok(shrunk)
+    }
+
+    /// The mean `Σ w_t x_t x_tᵀ / Σ w_t`, a full symmetric matrix; zero if nothing was seen.
+    pub fn mean(&self) -> DMatrix<f32> {
+        let scale = if self.count > 0.0 {
+            1.0 / self.count
+        } else {
+            0.0
+        };
+        if self.gathered.is_empty() {
+            self.sum.scaled(scale)
+        } else {
+            let mut flushed = self.clone();
+            flushed.flush();
+            flushed.sum.scaled(scale)
+        }
+    }
+
+    /// Multiplies out the rows still gathered, so that [`mean`](Self::mean) needs no copy of the sums to do so.
+    pub fn flush(&mut self) {
+        if !self.gathered.is_empty() {
+            self.sum.add_rows(&self.gathered);
+            self.gathered.clear();
+        }
+    }
+
+    /// Sum of the weights of the rows seen, which without weights is the number of tokens.
+    pub fn count(&self) -> f64 {
+        self.count
+    }
+
+    /// Rows left out because of a value that is not finite.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Number of inputs it is about.
+    pub fn features(&self) -> usize {
+        self.features
+    }
+
+    fn tokens(&self, rows: &[f32]) -> Result<usize, Error> {
+        match rows.len().checked_rem(self.features) {
+            Some(0) => Ok(rows.len() / self.features),
+            _ => Err(Error::RowLength {
+                len: rows.len(),
+                features: self.features,
+            }),
+        }
+    }
+
+    fn check_features(&self, other: &Self) -> Result<(), Error> {
+        if self.features != other.features {
+            return Err(Error::Features {
+                left: self.features,
+                right: other.features,
+            });
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, row: &[f32], weight: f32) {
+        if is_finite(row) {
+            self.append(row, f64::from(weight));
+            self.count += f64::from(weight);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    fn append(&mut self, row: &[f32], weight: f64) {
+        if self.gathered.capacity() == 0 {
+            self.gathered.reserve_exact(GATHERED_ROWS * self.features);
+        }
+        let root = weight.sqrt() as f32;
+        self.gathered.extend(row.iter().map(|x| x * root));
+        if self.gathered.len() == GATHERED_ROWS * self.features {
+            self.flush();
+        }
+    }
+}
+
+fn check_count(count: f64) -> Result<(), Error> {
+    if count >= 0.0 && count.is_finite() {
+        Ok(())
+    } else {
+        Err(Error::Count { count })
+    }
+}
+
+/// No NaN and no infinity among the values; written so that it vectorises.
+fn is_finite(values: &[f32]) -> bool {
+    let largest = values
+        .iter()
+        .fold(0, |largest, value| value.abs().to_bits().max(largest));
+    largest < f32::INFINITY.to_bits()
+}
+
+/// The lower triangle of a sum of outer products; what lies above the diagonal means nothing.
+#[derive(Debug, Clone)]
+enum Sum {
+    F32(DMatrix<f32>),
+    F64(DMatrix<f64>),
+}
+
+impl Sum {
+    /// Adds `Σ x xᵀ` over finite rows `x`.
+    fn add_rows(&mut self, rows: &[f32]) {
+        match self {
+            Self::F32(sum) => add_gram(sum, rows),
+            Self::F64(sum) => {
+                for rows in rows.chunks(GATHERED_ROWS * sum.nrows()) {
+                    let rows: Vec<f64> = rows.iter().copied().map(f64::from).collect();
+                    add_gram(sum, &rows);
+                }
+            }
+        }
+    }
+
+    fn add_scaled(&mut self, other: &Self, factor: f64) {
+        match (self, other) {
+            (Self::F32(sum), Self::F32(other)) => {
+                sum.zip_apply(other, |a, b| {
+                    *a = (f64::from(*a) + factor * f64::from(b)) as f32
+                });
+            }
+            (Self::F32(sum), Self::F64(other)) => {
+                sum.zip_apply(other, |a, b| *a = (f64::from(*a) + factor * b) as f32);
+            }
+            (Self::F64(sum), Self::F32(other)) => {
+                sum.zip_apply(other, |a, b| *a += factor * f64::from(b))
+            }
+            (Self::F64(sum), Self::F64(other)) => sum.zip_apply(other, |a, b| *a += factor * b),
+        }
+    }
+
+    /// The full symmetric matrix, multiplied by `factor`.
+    fn scaled(&self, factor: f64) -> DMatrix<f32> {
+        let mut full = match self {
+            Self::F32(sum) => sum.map(|x| (f64::from(x) * factor) as f32),
+            Self::F64(sum) => sum.map(|x| (x * factor) as f32),
+        };
+        mirror_lower(&mut full);
+        full
+    }
+}
+
+/// Adds the lower triangle of `XᵀX`, where `rows` is `X` row-major.
+fn add_gram<T: faer::traits::RealField + nalgebra::Scalar>(sum: &mut DMatrix<T>, rows: &[T]) {
+    let n = sum.nrows();
+    let x = MatRef::from_row_major_slice(rows, rows.len() / n, n);
+    matmul(
+        MatMut::from_column_major_slice_mut(sum.as_mut_slice(), n, n),
+        BlockStructure::TriangularLower,
+        Accum::Add,
+        x.transpose(),
+        BlockStructure::Rectangular,
+        x,
+        BlockStructure::Rectangular,
+        T::one_impl(),
+        Par::rayon(0),
+    );
+}
+
+/// Copies the lower triangle onto the upper one, square by square so that both stay in cache.
+fn mirror_lower(matrix: &mut DMatrix<f32>) {
+    const SIDE: usize = 32;
+    let n = matrix.nrows();
+    for left in (0..n).step_by(SIDE) {
+        for top in (left..n).step_by(SIDE) {
+            for column in left..(left + SIDE).min(n) {
+                for row in top.max(column + 1)..(top + SIDE).min(n) {
+                    matrix[(column, row)] = matrix[(row, column)];
+                }
+            }
+        }
+    }
+}
