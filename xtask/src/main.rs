@@ -1,3 +1,45 @@
-//! Repository chores.
+//! Repository chores: `cargo xtask <verb>`.
+//!
+//! One file a verb. Continuous integration runs these verbs and nothing else, so a laptop sees what it sees.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod bench;
+mod command;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Chores of the treillage repository")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Check the repository itself: crate graph, files, formatting, lints, docs, licences
+    Tidy,
+    /// Run every test, documentation examples included
+    Test(test::Args),
+    /// Measure, in release: table on the terminal, JSON under target/bench/
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Tidy => tidy::run(),
+        Verb::Test(args) => test::run(&args),
+        Verb::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

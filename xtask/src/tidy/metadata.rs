@@ -1,0 +1,110 @@
+//! What `cargo metadata` says, cut down to what the rules look at.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::command::{cargo, output};
+
+/// The packages of the dependency graph.
+pub(crate) struct Metadata {
+    /// By package id.
+    packages: BTreeMap<String, Package>,
+}
+
+/// One package.
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its licence expression.
+    pub(crate) licence: Option<String>,
+    /// Whether it belongs to the workspace.
+    pub(crate) member: bool,
+    /// Where its manifest lies.
+    pub(crate) folder: PathBuf,
+    /// Ids of the packages it links or builds with, development excepted.
+    dependencies: Vec<String>,
+}
+
+impl Metadata {
+    /// Asks cargo.
+    pub(crate) fn load() -> Result<Self> {
+        let text = output(&mut cargo(&["metadata", "--format-version=1", "--locked"]))?;
+        let value = serde_json::from_str(&text).context("cargo metadata")?;
+        Self::parse(&value).context("cargo metadata is not of the expected form")
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        let members: BTreeSet<&str> = strings(&value["workspace_members"])?;
+        let mut packages = BTreeMap::new();
+        for package in value["packages"].as_array()? {
+            let id = package["id"].as_str()?;
+            packages.insert(
+                id.to_owned(),
+                Package {
+                    name: package["name"].as_str()?.to_owned(),
+                    licence: package["license"].as_str().map(str::to_owned),
+                    member: members.contains(id),
+                    folder: PathBuf::from(package["manifest_path"].as_str()?)
+                        .parent()?
+                        .to_owned(),
+                    dependencies: Vec::new(),
+                },
+            );
+        }
+        for node in value["resolve"]["nodes"].as_array()? {
+            let package = packages.get_mut(node["id"].as_str()?)?;
+            for dependency in node["deps"].as_array()? {
+                let kinds = dependency["dep_kinds"].as_array()?;
+                if kinds.iter().any(|kind| kind["kind"] != "dev") {
+                    package
+                        .dependencies
+                        .push(dependency["pkg"].as_str()?.to_owned());
+                }
+            }
+        }
+        Some(Self { packages })
+    }
+
+    /// Every package.
+    pub(crate) fn packages(&self) -> impl Iterator<Item = &Package> {
+        self.packages.values()
+    }
+
+    /// The workspace's own packages.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Package> {
+        self.packages().filter(|package| package.member)
+    }
+
+    /// The packages that `package` names as dependencies.
+    pub(crate) fn direct<'a>(&'a self, package: &'a Package) -> impl Iterator<Item = &'a Package> {
+        package
+            .dependencies
+            .iter()
+            .filter_map(|id| self.packages.get(id))
+    }
+
+    /// Names of all packages that end up in `package`.
+    pub(crate) fn reachable<'a>(&'a self, package: &'a Package) -> BTreeSet<&'a str> {
+        let mut reached = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        let mut pending: Vec<&String> = package.dependencies.iter().collect();
+        while let Some(id) = pending.pop() {
+            if seen.insert(id)
+                && let Some(package) = self.packages.get(id)
+            {
+                reached.insert(package.name.as_str());
+                pending.extend(&package.dependencies);
+            }
+        }
+        reached
+    }
+}
+
+fn strings(value: &Value) -> Option<BTreeSet<&str>> {
+    value.as_array()?.iter().map(Value::as_str).collect()
+}
