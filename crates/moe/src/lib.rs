@@ -2,7 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod allocation;
+mod error;
+mod grouping;
 mod routing;
 
 pub use allocation::{Allocation, AverageOutOfRange, Part, RateGroup, allocate};
-pub use routing::Routing;
+pub use error::Error;
+pub use grouping::{Groups, group};
+pub use routing::{Choice, Routes, Routing, route};
