@@ -38,7 +38,7 @@ impl Codebook {
         }
     }
 
-    /// The weight at `state`, bit-exact with the format (exl3.md §2).
+    /// The weight at `state`, bit-exact with the format.
     pub fn value(self, state: u16) -> f16 {
         let s = u32::from(state);
         match self {

@@ -3,14 +3,19 @@
 mod bits;
 mod codebook;
 mod config;
+pub mod decode;
 mod error;
 mod packed;
+pub mod scales;
+mod simd;
+pub mod tile;
 
 pub use bits::Bits;
 pub use codebook::{Codebook, MCG_MULTIPLIER, MUL1_MULTIPLIER, MUL1_OFFSET, MUL1_SCALE};
 pub use config::{EncodeConfig, EncodeReport, Encoded, Fallback, HessianMetric, OutScales};
 pub use error::Error;
 pub use packed::{PackedLinear, PackedParts, Words};
+pub use simd::SimdLevel;
 
 /// States of the trellis: a 16-bit shift register.
 pub const STATES: usize = 1 << 16;
