@@ -1,0 +1,303 @@
+//! How well a model predicts a text, and how far it is from another model.
+//!
+//! A text is cut into windows that do not overlap; in each, every token after the first is predicted from those before
+//! it in the window. Logits are read a few rows at a time, so memory does not grow with the text.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use serde::Serialize;
+use treillage_backend::Inference;
+
+use crate::{Error, PREFILL_CHUNK, Session};
+
+/// How a text is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Tokens of a window.
+    pub length: usize,
+    /// Most windows to look at; `None` looks at all that the text fills.
+    pub limit: Option<usize>,
+}
+
+impl Windows {
+    fn cut<'t>(&self, tokens: &'t [u32]) -> Result<Vec<&'t [u32]>, Error> {
+        if self.length < 2 {
+            return Err(Error::ShortWindow(self.length));
+        }
+        let windows: Vec<_> = tokens
+            .chunks_exact(self.length)
+            .take(self.limit.unwrap_or(usize::MAX))
+            .collect();
+        if windows.is_empty() {
+            return Err(Error::ShortText {
+                tokens: tokens.len(),
+                window: self.length,
+            });
+        }
+        Ok(windows)
+    }
+}
+
+/// How far an evaluation has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Windows done.
+    pub done: usize,
+    /// Windows in all.
+    pub windows: usize,
+    /// The model's perplexity over the windows done.
+    pub perplexity: f64,
+}
+
+/// How well a model predicts a text.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Perplexity {
+    /// Windows looked at.
+    pub windows: usize,
+    /// Tokens predicted.
+    pub scored: usize,
+    /// Mean negative log-likelihood of a token, in nats.
+    pub nll: f64,
+    /// `exp(nll)`.
+    pub perplexity: f64,
+}
+
+impl Perplexity {
+    /// From the sum of all negative log-likelihoods.
+    fn new(windows: usize, scored: usize, sum: f64) -> Result<Self, Error> {
+        if !sum.is_finite() {
+            return Err(Error::NotFinite);
+        }
+        let nll = sum / scored as f64;
+        Ok(Self {
+            windows,
+            scored,
+            nll,
+            perplexity: nll.exp(),
+        })
+    }
+}
+
+/// How far a model is from its reference on a text.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The model itself.
+    pub model: Perplexity,
+    /// The reference.
+    pub reference: Perplexity,
+    /// Mean Kullback–Leibler divergence of a token's distribution, `Σ p_ref (ln p_ref - ln p_model)` over the whole
+    /// vocabulary, in nats.
+    pub kl_divergence: f64,
+    /// Share of tokens for which both models find the same one most probable.
+    pub top1_agreement: f64,
+}
+
+/// The perplexity of the session's model on `tokens`. Empties the session.
+///
+/// # Errors
+/// If the text does not fill a window, the windows do not fit the session, or the model fails.
+pub fn perplexity<B: Inference>(
+    session: &mut Session<'_, B>,
+    tokens: &[u32],
+    windows: Windows,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Perplexity, Error> {
+    let vocabulary = session.model().vocabulary();
+    each_chunk(tokens, windows, progress, |chunk| {
+        if chunk.opens_window {
+            session.truncate(0);
+        }
+        let hidden = session.forward(chunk.inputs)?;
+        let mut nll = 0.0;
+        for rows in row_pieces(chunk.targets.len(), vocabulary) {
+            let logits = session.logits(&hidden, rows.clone())?;
+            let losses: Vec<f64> = logits
+                .par_chunks_exact(vocabulary)
+                .zip(&chunk.targets[rows])
+                .map(|(row, &target)| LogSoftmax::new(row).nll(target))
+                .collect();
+            nll += losses.iter().sum::<f64>();
+        }
+        Ok(nll)
+    })
+}
+
+/// The distance of the session's model from `reference`, which predicts the same tokens. Empties both sessions.
+///
+/// # Errors
+/// As [`perplexity`], and [`Error::Vocabulary`] if the two models have not the same number of token ids.
+pub fn compare<B: Inference, R: Inference>(
+    session: &mut Session<'_, B>,
+    reference: &mut Session<'_, R>,
+    tokens: &[u32],
+    windows: Windows,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Comparison, Error> {
+    let vocabulary = session.model().vocabulary();
+    if reference.model().vocabulary() != vocabulary {
+        return Err(Error::Vocabulary {
+            model: vocabulary,
+            reference: reference.model().vocabulary(),
+        });
+    }
+    let (mut reference_nll, mut divergence, mut agreements) = (0.0, 0.0, 0);
+    let model = each_chunk(tokens, windows, progress, |chunk| {
+        if chunk.opens_window {
+            session.truncate(0);
+            reference.truncate(0);
+        }
+        let hidden = session.forward(chunk.inputs)?;
+        let reference_hidden = reference.forward(chunk.inputs)?;
+        let mut nll = 0.0;
+        for rows in row_pieces(chunk.targets.len(), vocabulary) {
+            let logits = session.logits(&hidden, rows.clone())?;
+            let reference_logits = reference.logits(&reference_hidden, rows.clone())?;
+            let scores: Vec<TokenScore> = logits
+                .par_chunks_exact(vocabulary)
+                .zip(reference_logits.par_chunks_exact(vocabulary))
+                .zip(&chunk.targets[rows])
+                .map(|((model, reference), &target)| TokenScore::new(model, reference, target))
+                .collect();
+            for score in scores {
+                nll += score.nll;
+                reference_nll += score.reference_nll;
+                divergence += score.divergence;
+                agreements += usize::from(score.agrees);
+            }
+        }
+        Ok(nll)
+    })?;
+    Ok(Comparison {
+        model,
+        reference: Perplexity::new(model.windows, model.scored, reference_nll)?,
+        kl_divergence: divergence / model.scored as f64,
+        top1_agreement: agreements as f64 / model.scored as f64,
+    })
+}
+
+/// Tokens that go through the model together: part of one window.
+struct Chunk<'t> {
+    inputs: &'t [u32],
+    /// The token after each input.
+    targets: &'t [u32],
+    opens_window: bool,
+}
+
+/// Adds up the negative log-likelihoods that `score` gives for each chunk of each window.
+fn each_chunk(
+    tokens: &[u32],
+    windows: Windows,
+    progress: &mut dyn FnMut(Progress),
+    mut score: impl FnMut(Chunk<'_>) -> Result<f64, Error>,
+) -> Result<Perplexity, Error> {
+    let windows = windows.cut(tokens)?;
+    let (mut scored, mut nll) = (0, 0.0);
+    let mut so_far = None;
+    for (index, window) in windows.iter().enumerate() {
+        let (inputs, targets) = (&window[..window.len() - 1], &window[1..]);
+        for (at, inputs) in inputs.chunks(PREFILL_CHUNK).enumerate() {
+            let first = at * PREFILL_CHUNK;
+            nll += score(Chunk {
+                inputs,
+                targets: &targets[first..first + inputs.len()],
+                opens_window: at == 0,
+            })?;
+        }
+        scored += targets.len();
+        let result = Perplexity::new(index + 1, scored, nll)?;
+        progress(Progress {
+            done: result.windows,
+            windows: windows.len(),
+            perplexity: result.perplexity,
+        });
+        so_far = Some(result);
+    }
+    so_far.ok_or(Error::NotFinite)
+}
+
+/// Ranges that cover `rows` rows of logits, a bounded number of values each.
+fn row_pieces(rows: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = (LOGITS_AT_ONCE / vocabulary.max(1)).max(1);
+    (0..rows)
+        .step_by(step)
+        .map(move |first| first..(first + step).min(rows))
+}
+
+/// Logits read from the backend in one piece: 64 MiB of them.
+const LOGITS_AT_ONCE: usize = 1 << 24;
+
+/// A row of logits as log-probabilities, summed in f64.
+struct LogSoftmax<'a> {
+    logits: &'a [f32],
+    log_sum: f64,
+}
+
+impl<'a> LogSoftmax<'a> {
+    fn new(logits: &'a [f32]) -> Self {
+        let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
+        Self {
+            logits,
+            log_sum: largest + sum.ln(),
+        }
+    }
+
+    fn log_probability(&self, logit: f32) -> f64 {
+        f64::from(logit) - self.log_sum
+    }
+
+    fn nll(&self, target: u32) -> f64 {
+        -self.log_probability(self.logits[target as usize])
+    }
+
+    /// `Σ p_self (ln p_self - ln p_other)`.
+    fn divergence(&self, other: &LogSoftmax<'_>) -> f64 {
+        self.logits
+            .iter()
+            .zip(other.logits)
+            .map(|(&here, &there)| {
+                let log_probability = self.log_probability(here);
+                let probability = log_probability.exp();
+                if probability == 0.0 {
+                    0.0
+                } else {
+                    probability * (log_probability - other.log_probability(there))
+                }
+            })
+            .sum()
+    }
+
+    fn top(&self) -> usize {
+        let mut top = 0;
+        for (id, logit) in self.logits.iter().enumerate() {
+            if *logit > self.logits[top] {
+                top = id;
+            }
+        }
+        top
+    }
+}
+
+/// What one predicted token adds to a [`Comparison`].
+struct TokenScore {
+    nll: f64,
+    reference_nll: f64,
+    divergence: f64,
+    agrees: bool,
+}
+
+impl TokenScore {
+    fn new(model: &[f32], reference: &[f32], target: u32) -> Self {
+        let (model, reference) = (LogSoftmax::new(model), LogSoftmax::new(reference));
+        Self {
+            nll: model.nll(target),
+            reference_nll: reference.nll(target),
+            divergence: reference.divergence(&model),
+            agrees: model.top() == reference.top(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

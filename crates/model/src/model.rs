@@ -1,0 +1,156 @@
+use std::ops::Range;
+
+use treillage_backend::Inference;
+use treillage_checkpoint::ModelConfig;
+
+use crate::{Block, Embedding, Error, Head, Weights};
+
+/// Most tokens that go through the model at once; activations are bounded by it, not by the prompt.
+pub const PREFILL_CHUNK: usize = 512;
+
+/// A language model on a backend.
+pub struct Model<B: Inference> {
+    embedding: Embedding<B>,
+    blocks: Vec<Block<B>>,
+    head: Head<B>,
+}
+
+impl<B: Inference> Model<B> {
+    /// Loads all weights of the model that `config` describes.
+    ///
+    /// # Errors
+    /// If the config is not one that this crate runs, or a weight is missing or does not fit; the message names it.
+    pub fn load(backend: &B, weights: &dyn Weights, config: &ModelConfig) -> Result<Self, Error> {
+        Ok(Self {
+            embedding: Embedding::load(backend, weights, config)?,
+            blocks: (0..config.num_layers)
+                .map(|index| Block::load(backend, weights, config, index))
+                .collect::<Result<_, _>>()?,
+            head: Head::load(backend, weights, config)?,
+        })
+    }
+
+    /// Number of token ids: the width of its logits.
+    pub fn vocabulary(&self) -> usize {
+        self.head.vocabulary()
+    }
+
+    /// A sequence of up to `capacity` tokens, empty.
+    ///
+    /// # Errors
+    /// If the backend has no room for its caches.
+    pub fn session<'m>(&'m self, backend: &'m B, capacity: usize) -> Result<Session<'m, B>, Error> {
+        Ok(Session {
+            backend,
+            model: self,
+            caches: self
+                .blocks
+                .iter()
+                .map(|block| block.new_cache(backend, capacity))
+                .collect::<Result<_, _>>()?,
+            tokens: Vec::new(),
+            capacity,
+        })
+    }
+}
+
+/// One sequence of tokens that a [`Model`] has read, with the keys and values it keeps of them.
+pub struct Session<'m, B: Inference> {
+    backend: &'m B,
+    model: &'m Model<B>,
+    caches: Vec<B::KvCache>,
+    tokens: Vec<u32>,
+    capacity: usize,
+}
+
+impl<'m, B: Inference> Session<'m, B> {
+    /// The model that reads.
+    pub fn model(&self) -> &'m Model<B> {
+        self.model
+    }
+
+    /// Tokens read.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether no token was read.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Most tokens that it can read.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Forgets all but the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        for cache in &mut self.caches {
+            self.backend.truncate_cache(cache, len);
+        }
+    }
+
+    /// Forgets whatever is not a beginning of `prompt`, and of that the last token, whose logits it does not keep.
+    /// Returns how many tokens of `prompt` remain read.
+    pub fn rewind(&mut self, prompt: &[u32]) -> usize {
+        let common = self
+            .tokens
+            .iter()
+            .zip(prompt)
+            .take_while(|(a, b)| a == b)
+            .count();
+        let kept = common.min(prompt.len().saturating_sub(1));
+        self.truncate(kept);
+        kept
+    }
+
+    /// Reads `ids` and gives the logits of the token after the last of them.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`] if there are none; if they are outside the vocabulary or do not fit the session.
+    pub fn extend(&mut self, ids: &[u32]) -> Result<Vec<f32>, Error> {
+        let mut last = None;
+        for chunk in ids.chunks(PREFILL_CHUNK) {
+            last = Some((self.forward(chunk)?, chunk.len()));
+        }
+        let (hidden, rows) = last.ok_or(Error::EmptyPrompt)?;
+        self.logits(&hidden, rows - 1..rows)
+    }
+
+    /// Reads `ids`, all at once, and gives their hidden states after the last block, for [`logits`](Self::logits).
+    /// Memory grows with their number: pass [`PREFILL_CHUNK`] at a time.
+    ///
+    /// # Errors
+    /// If they are outside the vocabulary or do not fit the session, which then is as before.
+    pub fn forward(&mut self, ids: &[u32]) -> Result<B::Tensor, Error> {
+        let before = self.len();
+        let result = self.forward_inner(ids);
+        match result {
+            Ok(_) => self.tokens.extend(ids),
+            // Some caches may have taken the tokens already.
+            Err(_) => self.truncate(before),
+        }
+        result
+    }
+
+    fn forward_inner(&mut self, ids: &[u32]) -> Result<B::Tensor, Error> {
+        let mut x = self.model.embedding.forward(self.backend, ids)?;
+        for (block, cache) in self.model.blocks.iter().zip(&mut self.caches) {
+            x = block.forward(self.backend, &x, cache)?;
+        }
+        Ok(x)
+    }
+
+    /// The logits after rows `rows` of `hidden`, row-major, [`Model::vocabulary`] a row.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn logits(&self, hidden: &B::Tensor, rows: Range<usize>) -> Result<Vec<f32>, Error> {
+        let rows: Vec<usize> = rows.collect();
+        let hidden = self.backend.select_rows(hidden, &rows)?;
+        let logits = self.model.head.forward(self.backend, &hidden)?;
+        Ok(self.backend.read(&logits)?)
+    }
+}
