@@ -36,6 +36,12 @@ pub enum Error {
     /// Encoding a linear failed.
     #[error(transparent)]
     Trellis(#[from] treillage_trellis::Error),
+    /// Gathering second moments failed.
+    #[error(transparent)]
+    Moments(#[from] treillage_linalg::Error),
+    /// Routing tokens to experts failed.
+    #[error(transparent)]
+    Routing(#[from] treillage_moe::Error),
     /// Something the device or its driver reports.
     #[error("{0}")]
     Device(String),

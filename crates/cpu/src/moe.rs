@@ -1,0 +1,216 @@
+//! Routed experts.
+
+use rayon::prelude::*;
+use treillage_backend::{Error, LinearShape, LinearWeights, RouteWeighting, Routing, SwiGlu};
+use treillage_moe::{Groups, Routes, group, route};
+
+use crate::linear::{Linear, project};
+use crate::moments::Moments;
+use crate::norm::Norm;
+use crate::swiglu::{self, Batch};
+use crate::tensor::Tensor;
+
+/// Rows that a task gathers or adds up: fewer are not worth a thread.
+const MIN_ROWS: usize = 16;
+
+/// The routed experts of one layer.
+pub struct Experts {
+    width: usize,
+    networks: Vec<SwiGlu<Linear>>,
+    watch: Option<Watch>,
+}
+
+/// Where the experts add what they read.
+struct Watch {
+    inputs: Vec<Moments>,
+    downs: Vec<Moments>,
+    weighting: RouteWeighting,
+}
+
+impl Experts {
+    pub(crate) fn new(
+        experts: Vec<SwiGlu<LinearWeights>>,
+        hidden_to_intermediate: LinearShape,
+    ) -> Result<Self, Error> {
+        let LinearShape {
+            in_features,
+            out_features,
+        } = hidden_to_intermediate;
+        let back = LinearShape {
+            in_features: out_features,
+            out_features: in_features,
+        };
+        let networks = experts
+            .into_iter()
+            .map(|expert| {
+                Ok(SwiGlu {
+                    gate: Linear::new(expert.gate, hidden_to_intermediate)?,
+                    up: Linear::new(expert.up, hidden_to_intermediate)?,
+                    down: Linear::new(expert.down, back)?,
+                })
+            })
+            .collect::<Result<_, Error>>()?;
+        Ok(Self {
+            width: in_features,
+            networks,
+            watch: None,
+        })
+    }
+
+    pub(crate) fn watch(
+        &mut self,
+        inputs: &[Moments],
+        downs: &[Moments],
+        weighting: RouteWeighting,
+    ) -> Result<(), Error> {
+        Error::check_shape(
+            "moments of expert inputs",
+            self.networks.len(),
+            inputs.len(),
+        )?;
+        Error::check_shape("moments of expert downs", self.networks.len(), downs.len())?;
+        for (network, (input, down)) in self.networks.iter().zip(inputs.iter().zip(downs)) {
+            network.gate.check_input(input.width())?;
+            network.down.check_input(down.width())?;
+        }
+        self.watch = Some(Watch {
+            inputs: inputs.to_vec(),
+            downs: downs.to_vec(),
+            weighting,
+        });
+        Ok(())
+    }
+}
+
+/// `x + Σ_e p_e · expert_e(norm(x))`.
+///
+/// Each active expert's rows are gathered once; what experts give is added up token by token in the order of the token's
+/// choices, so that the result does not depend on the number of threads.
+pub(crate) fn moe(
+    x: &Tensor,
+    norm: &Norm,
+    router: &Linear,
+    experts: &Experts,
+    routing: &Routing,
+) -> Result<Tensor, Error> {
+    Error::check_shape("input of experts", experts.width, x.cols())?;
+    let count = experts.networks.len();
+    Error::check_shape("outputs of a router", count, router.shape().out_features)?;
+    let normed = norm.apply(x)?;
+    let [logits] = project(&normed, [router])?;
+    let routes = route(logits.values(), count, routing)?;
+    let groups = group(&routes);
+
+    let gathered = gather(&normed, &routes, &groups);
+    let active: Vec<usize> = groups.active().collect();
+    let span = |expert: usize| {
+        let range = groups.range(expert);
+        range.start * x.cols()..range.end * x.cols()
+    };
+    let batches: Vec<Batch<'_>> = active
+        .iter()
+        .map(|&expert| Batch {
+            network: &experts.networks[expert],
+            x: &gathered[span(expert)],
+        })
+        .collect();
+    let hidden = swiglu::hidden(&batches);
+    if let Some(watch) = &experts.watch {
+        for (&expert, (batch, hidden)) in active.iter().zip(batches.iter().zip(&hidden)) {
+            watch.observe(expert, batch.x, hidden, &routes, &groups)?;
+        }
+    }
+    let down = swiglu::down(&batches, &hidden);
+    Ok(combine(x, &active, &down, &routes, &groups))
+}
+
+/// Rows of `x`, expert by expert.
+fn gather(x: &Tensor, routes: &Routes, groups: &Groups) -> Vec<f32> {
+    let width = x.cols();
+    let mut gathered = vec![0.0; routes.choices().len() * width];
+    gathered
+        .par_chunks_exact_mut(width.max(1))
+        .zip(groups.choices())
+        .with_min_len(MIN_ROWS)
+        .for_each(|(row, &choice)| {
+            row.copy_from_slice(x.row(choice as usize / routes.top_k()));
+        });
+    gathered
+}
+
+/// `x` plus what its experts gave, times their weights.
+fn combine(
+    x: &Tensor,
+    active: &[usize],
+    down: &[Vec<f32>],
+    routes: &Routes,
+    groups: &Groups,
+) -> Tensor {
+    let width = x.cols();
+    let mut of_expert = vec![0; groups.experts()];
+    for (i, &expert) in active.iter().enumerate() {
+        of_expert[expert] = i;
+    }
+    let mut out = x.values().to_vec();
+    out.par_chunks_exact_mut(width.max(1))
+        .enumerate()
+        .with_min_len(MIN_ROWS)
+        .for_each(|(token, out)| {
+            for (choice, &place) in routes.token(token).iter().zip(groups.places(token)) {
+                let expert = choice.expert as usize;
+                let row = place as usize - groups.range(expert).start;
+                let given = &down[of_expert[expert]][row * width..][..width];
+                for (out, given) in out.iter_mut().zip(given) {
+                    *out += choice.weight * given;
+                }
+            }
+        });
+    Tensor::from_rows(out, width)
+}
+
+impl Watch {
+    fn observe(
+        &self,
+        expert: usize,
+        x: &[f32],
+        hidden: &[f32],
+        routes: &Routes,
+        groups: &Groups,
+    ) -> Result<(), Error> {
+        let weights: Vec<f32> = groups.choices()[groups.range(expert)]
+            .iter()
+            .map(|&choice| match self.weighting {
+                RouteWeighting::Uniform => 1.0,
+                RouteWeighting::Squared => routes.choices()[choice as usize].weight.powi(2),
+            })
+            .collect();
+        self.inputs[expert].lock().update_weighted(x, &weights)?;
+        self.downs[expert]
+            .lock()
+            .update_weighted(hidden, &weights)?;
+        Ok(())
+    }
+}
+
+/// `x + swiglu(norm(x))`.
+pub(crate) fn mlp(x: &Tensor, norm: &Norm, network: &SwiGlu<Linear>) -> Result<Tensor, Error> {
+    swiglu::check(network, x.cols())?;
+    let normed = norm.apply(x)?;
+    crate::moments::observe(
+        normed.values(),
+        [&network.gate, &network.up]
+            .into_iter()
+            .filter_map(|l| l.watch.as_ref()),
+    )?;
+    let batches = [Batch {
+        network,
+        x: normed.values(),
+    }];
+    let hidden = swiglu::hidden(&batches);
+    crate::moments::observe(&hidden[0], network.down.watch.iter())?;
+    let mut out = swiglu::down(&batches, &hidden).swap_remove(0);
+    for (out, x) in out.iter_mut().zip(x.values()) {
+        *out += x;
+    }
+    Ok(Tensor::from_rows(out, x.cols()))
+}
