@@ -134,13 +134,8 @@ pub fn compare<B: Inference, R: Inference>(
     windows: Windows,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Comparison, Error> {
+    check_vocabularies(session, reference)?;
     let vocabulary = session.model().vocabulary();
-    if reference.model().vocabulary() != vocabulary {
-        return Err(Error::Vocabulary {
-            model: vocabulary,
-            reference: reference.model().vocabulary(),
-        });
-    }
     let (mut reference_nll, mut divergence, mut agreements) = (0.0, 0.0, 0);
     let model = each_chunk(tokens, windows, progress, |chunk| {
         if chunk.opens_window {
@@ -174,6 +169,71 @@ pub fn compare<B: Inference, R: Inference>(
         kl_divergence: divergence / model.scored as f64,
         top1_agreement: agreements as f64 / model.scored as f64,
     })
+}
+
+/// How far the logits of one session are from those of another that reads the same tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Deviation {
+    /// Tokens read, one by one.
+    pub tokens: usize,
+    /// Root mean square of the difference of the logits, relative to that of the reference's logits.
+    pub relative_rms: f64,
+    /// Mean Kullback–Leibler divergence from the reference, in nats per token.
+    pub kl_divergence: f64,
+    /// Share of tokens after which both find the same one most probable.
+    pub top1_agreement: f64,
+}
+
+/// The deviation of `session` from `reference` over `tokens`, read one by one as in generation: how much a faster way
+/// to compute the same model costs. Empties both sessions.
+///
+/// # Errors
+/// [`Error::EmptyPrompt`] if there are no tokens, [`Error::Vocabulary`] as [`compare`], and if the tokens do not fit
+/// the sessions or a model fails.
+pub fn deviation<B: Inference, R: Inference>(
+    session: &mut Session<'_, B>,
+    reference: &mut Session<'_, R>,
+    tokens: &[u32],
+) -> Result<Deviation, Error> {
+    if tokens.is_empty() {
+        return Err(Error::EmptyPrompt);
+    }
+    check_vocabularies(session, reference)?;
+    session.truncate(0);
+    reference.truncate(0);
+    let (mut difference, mut magnitude, mut divergence, mut agreements) = (0.0, 0.0, 0.0, 0);
+    for &token in tokens {
+        let (logits, exact) = (session.extend(&[token])?, reference.extend(&[token])?);
+        for (&logit, &exact) in logits.iter().zip(&exact) {
+            difference += f64::from(logit - exact).powi(2);
+            magnitude += f64::from(exact).powi(2);
+        }
+        let (logits, exact) = (LogSoftmax::new(&logits), LogSoftmax::new(&exact));
+        divergence += exact.divergence(&logits);
+        agreements += usize::from(logits.top() == exact.top());
+    }
+    if !f64::is_finite(difference + magnitude + divergence) {
+        return Err(Error::NotFinite);
+    }
+    Ok(Deviation {
+        tokens: tokens.len(),
+        relative_rms: if difference == 0.0 { 0.0 } else { (difference / magnitude).sqrt() },
+        kl_divergence: divergence / tokens.len() as f64,
+        top1_agreement: agreements as f64 / tokens.len() as f64,
+    })
+}
+
+/// Fails unless both models have the same number of token ids.
+fn check_vocabularies<B: Inference, R: Inference>(
+    session: &Session<'_, B>,
+    reference: &Session<'_, R>,
+) -> Result<(), Error> {
+    let (model, reference) = (session.model().vocabulary(), reference.model().vocabulary());
+    if model == reference {
+        Ok(())
+    } else {
+        Err(Error::Vocabulary { model, reference })
+    }
 }
 
 /// Tokens that go through the model together: part of one window.
