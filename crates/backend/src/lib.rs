@@ -1,6 +1,7 @@
 //! The op vocabulary that architectures are written in, and a conformance suite for its implementations.
 #![forbid(unsafe_code)]
 
+pub mod conformance;
 mod error;
 mod inference;
 mod quantization;

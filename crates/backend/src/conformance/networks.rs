@@ -1,0 +1,158 @@
+//! SwiGLU networks: one for all tokens, and routed experts.
+
+use treillage_trellis::Codebook;
+
+use super::layer::{Layer, Storage, shape};
+use super::noise::Noise;
+use super::reference::{Matrix, rms_norm, route};
+use super::{Failure, compare};
+use crate::{Error, Inference, Routing, SwiGlu};
+
+const EPSILON: f32 = 1e-6;
+const TRELLIS: Storage = Storage::Trellis(3, Codebook::Mul1);
+
+fn network<B: Inference>(backend: &B, tolerance: f64, storage: Storage) -> Result<(), Failure> {
+    let width = 150;
+    let mut noise = Noise::new(30);
+    let network = SwiGlu::random(&mut noise, storage, shape(width, 200))?;
+    let loaded = network.load(backend)?;
+    let weight = noise.scales(width);
+    let norm = backend.load_norm(weight.clone(), EPSILON)?;
+    for tokens in [1, 6, 70] {
+        let x = noise.values(tokens * width);
+        let expected = Matrix::new(&x, width)
+            .map_rows(|x| plus(x, &network.apply(&rms_norm(x, &weight, EPSILON))));
+        let found = backend.mlp(&backend.upload(&x, width)?, &norm, &loaded)?;
+        compare(
+            format!("network in {storage:?}, {tokens} tokens"),
+            &expected.values,
+            &backend.read(&found)?,
+            tolerance,
+        )?;
+    }
+    Ok(())
+}
+
+fn plus(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+/// A network of dense linears.
+pub fn dense_networks<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    network(backend, tolerance, Storage::Bf16)
+}
+
+/// A network of packed linears, padded on both axes.
+pub fn trellis_networks<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    network(backend, tolerance, TRELLIS)
+}
+
+/// Routed experts of one layer, with the norm before and the router.
+pub(super) struct Routed {
+    pub(super) width: usize,
+    pub(super) intermediate: usize,
+    pub(super) norm: Vec<f32>,
+    pub(super) router: Layer,
+    pub(super) experts: Vec<SwiGlu<Layer>>,
+    pub(super) routing: Routing,
+}
+
+impl Routed {
+    pub(super) fn new(storage: Storage, count: usize, routing: Routing) -> Result<Self, Error> {
+        let (width, intermediate) = (150, 90);
+        let mut noise = Noise::new(31);
+        Ok(Self {
+            width,
+            intermediate,
+            norm: noise.scales(width),
+            router: Layer::new(&mut noise, Storage::F32, shape(width, count), false)?,
+            experts: (0..count)
+                .map(|_| SwiGlu::random(&mut noise, storage, shape(width, intermediate)))
+                .collect::<Result<_, _>>()?,
+            routing,
+        })
+    }
+
+    pub(super) fn load<B: Inference>(&self, backend: &B) -> Result<B::Experts, Error> {
+        backend.load_experts(
+            self.experts.iter().map(SwiGlu::weights).collect(),
+            shape(self.width, self.intermediate),
+        )
+    }
+
+    pub(super) fn run<B: Inference>(
+        &self,
+        backend: &B,
+        x: &[f32],
+        experts: &B::Experts,
+    ) -> Result<Vec<f32>, Error> {
+        let norm = backend.load_norm(self.norm.clone(), EPSILON)?;
+        let router = self.router.load(backend)?;
+        let x = backend.upload(x, self.width)?;
+        backend.read(&backend.moe(&x, &norm, &router, experts, &self.routing)?)
+    }
+
+    /// The normed row, and its experts with their weights.
+    pub(super) fn route(&self, x: &[f64]) -> (Vec<f64>, Vec<(usize, f64)>) {
+        let normed = rms_norm(x, &self.norm, EPSILON);
+        let routes = route(&self.router.apply(&normed), &self.routing);
+        (normed, routes)
+    }
+
+    fn expected(&self, x: &[f32]) -> Matrix {
+        Matrix::new(x, self.width).map_rows(|x| {
+            let (normed, routes) = self.route(x);
+            routes.iter().fold(x.to_vec(), |sum, &(expert, weight)| {
+                let given = self.experts[expert].apply(&normed);
+                let given: Vec<f64> = given.iter().map(|y| weight * y).collect();
+                plus(&sum, &given)
+            })
+        })
+    }
+
+    fn check<B: Inference>(
+        &self,
+        backend: &B,
+        tolerance: f64,
+        tokens: usize,
+    ) -> Result<(), Failure> {
+        let experts = self.load(backend)?;
+        let x = Noise::new(tokens as u64).values(tokens * self.width);
+        compare(
+            format!("{} experts, {tokens} tokens", self.experts.len()),
+            &self.expected(&x).values,
+            &self.run(backend, &x, &experts)?,
+            tolerance,
+        )
+    }
+}
+
+fn routing(top_k: usize, normalize: bool) -> Routing {
+    Routing { top_k, normalize }
+}
+
+/// Dense experts, weights as the softmax gives them.
+pub fn dense_experts<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    Routed::new(Storage::Bf16, 6, routing(2, false))?.check(backend, tolerance, 40)
+}
+
+/// Packed experts, weights that sum to one.
+pub fn trellis_experts<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    Routed::new(TRELLIS, 6, routing(3, true))?.check(backend, tolerance, 40)
+}
+
+/// More experts than tokens have choices.
+pub fn experts_without_tokens<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    for storage in [Storage::F16, TRELLIS] {
+        Routed::new(storage, 24, routing(2, true))?.check(backend, tolerance, 3)?;
+    }
+    Ok(())
+}
+
+/// A single token, as in decoding.
+pub fn experts_of_one_token<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    for storage in [Storage::F32, TRELLIS] {
+        Routed::new(storage, 8, routing(4, true))?.check(backend, tolerance, 1)?;
+    }
+    Ok(())
+}
