@@ -162,10 +162,9 @@ fn mean_of_valid_diagonal(h: &DMatrix<f32>) -> Result<f64, Error> {
     Ok(mean_diagonal)
 }
 
-/// Writes the lower triangle of `H + damping·I`, or of its reversal, into `lower`, and zeros above it.
+/// Writes the lower triangle of `H + damping·I`, or of its reversal, into `lower`.
 fn fill_lower(lower: &mut DMatrix<f64>, h: &DMatrix<f32>, order: Order, damping: f64) {
     let n = h.nrows();
-    lower.fill(0.0);
     for column in 0..n {
         // Entry (row, column) of J H J is entry (n-1-row, n-1-column) of H, which lies above the diagonal and is read as its mirror image.
         match order {
@@ -186,7 +185,7 @@ fn fill_lower(lower: &mut DMatrix<f64>, h: &DMatrix<f32>, order: Order, damping:
     }
 }
 
-/// Replaces the lower triangle by its Cholesky factor; false if a pivot is not safely positive.
+/// Replaces the lower triangle by its Cholesky factor and the upper one by zero; false if a pivot is not safely positive.
 fn factorize_in_place(lower: &mut DMatrix<f64>) -> bool {
     let n = lower.nrows();
     let largest = (0..n).map(|i| lower[(i, i)]).fold(0.0, f64::max);
@@ -199,6 +198,8 @@ fn factorize_in_place(lower: &mut DMatrix<f64>) -> bool {
         MemStack::new(&mut scratch),
         Default::default(),
     );
+    // The factorization keeps scratch values above the diagonal.
+    lower.fill_upper_triangle(0.0, 1);
     // Rounding alone can leave a pivot of a singular matrix a few n·ε above zero.
     let smallest = n as f64 * f64::EPSILON * largest;
     factored.is_ok() && (0..n).all(|i| lower[(i, i)].powi(2) > smallest)

@@ -30,6 +30,7 @@ pub struct Hessian {
     /// Rows already counted but not yet part of `sum`, scaled by the roots of their weights; fewer than [`GATHERED_ROWS`].
     gathered: Vec<f32>,
     count: f64,
+    rows: u64,
     dropped: u64,
 }
 
@@ -50,6 +51,7 @@ impl Hessian {
             sum,
             gathered: Vec::new(),
             count: 0.0,
+            rows: 0,
             dropped: 0,
         }
     }
@@ -69,6 +71,7 @@ impl Hessian {
             sum: Sum::F32(mean * count as f32),
             gathered: Vec::new(),
             count,
+            rows: 0,
             dropped: 0,
         })
     }
@@ -83,6 +86,7 @@ impl Hessian {
             self.flush();
             self.sum.add_rows(rows);
             self.count += tokens as f64;
+            self.rows += tokens as u64;
         } else {
             for row in rows.chunks_exact(self.features) {
                 self.gather(row, 1.0);
@@ -128,6 +132,7 @@ impl Hessian {
             self.append(row, 1.0);
         }
         self.count += other.count;
+        self.rows += other.rows;
         self.dropped += other.dropped;
         Ok(())
     }
@@ -184,6 +189,12 @@ impl Hessian {
         self.count
     }
 
+    /// Rows seen, each counted once whatever its weight, without those left out. What [`from_mean`](Self::from_mean) and
+    /// [`shrink_toward`](Self::shrink_toward) add are none.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
     /// Rows left out because of a value that is not finite.
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -218,6 +229,7 @@ impl Hessian {
         if is_finite(row) {
             self.append(row, f64::from(weight));
             self.count += f64::from(weight);
+            self.rows += 1;
         } else {
             self.dropped += 1;
         }

@@ -1,11 +1,14 @@
-//! Transforms in plain Rust, laid out so that the compiler vectorises them for any target.
+//! Transforms in plain Rust, laid out so that the compiler can vectorise them for any target.
 
 use super::scale;
 
-/// Transforms each run of `B` values in place.
-pub(super) fn fwht<const B: usize>(row: &mut [f32]) {
-    for block in row.as_chunks_mut::<B>().0 {
-        transform(block);
+/// Transforms each run of `block` values in place.
+pub(super) fn fwht(row: &mut [f32], block: usize) {
+    match block {
+        16 => row.as_chunks_mut::<16>().0.iter_mut().for_each(transform),
+        32 => row.as_chunks_mut::<32>().0.iter_mut().for_each(transform),
+        64 => row.as_chunks_mut::<64>().0.iter_mut().for_each(transform),
+        _ => row.as_chunks_mut::<128>().0.iter_mut().for_each(transform),
     }
 }
 
@@ -13,8 +16,9 @@ pub(super) fn fwht<const B: usize>(row: &mut [f32]) {
 ///
 /// Every stage adds and subtracts neighbours and rotates the bits of the index by one place: the same code each time, with no
 /// stride shorter than a vector. After one stage for each bit the order is natural again.
-#[inline(always)]
 fn transform<const B: usize>(block: &mut [f32; B]) {
+    let scale = scale(B);
+    block.iter_mut().for_each(|x| *x *= scale);
     let mut other = [0.0; B];
     for _ in 0..B.ilog2() / 2 {
         stage(block, &mut other);
@@ -24,7 +28,6 @@ fn transform<const B: usize>(block: &mut [f32; B]) {
         stage(block, &mut other);
         *block = other;
     }
-    block.iter_mut().for_each(|x| *x *= scale(B));
 }
 
 #[inline(always)]
@@ -36,46 +39,38 @@ fn stage<const B: usize>(from: &[f32; B], to: &mut [f32; B]) {
     }
 }
 
-/// Rows that [`mix_columns`] works on at a time: the strip of a block of 128 columns fills half of a 32 KiB cache.
-const STRIP: usize = 32;
+/// Rows that [`mix_columns`] works on at a time: the strip of a block of 128 columns is then 32 KiB.
+const STRIP: usize = 64;
 
 /// Transforms across `block` columns of `rows` values each.
 ///
 /// Works on a copy of a few rows at a time: columns a power of two apart would evict each other from the cache.
 pub(super) fn mix_columns(columns: &mut [f32], rows: usize, block: usize) {
-    let mut strip = vec![0.0; block * STRIP];
+    let scale = scale(block);
+    let mut strip = vec![[0.0; STRIP]; block];
     for first in (0..rows).step_by(STRIP) {
-        let height = STRIP.min(rows - first);
-        let strip = &mut strip[..block * height];
-        for (column, copy) in columns
-            .chunks_exact(rows)
-            .zip(strip.chunks_exact_mut(height))
-        {
-            copy.copy_from_slice(&column[first..first + height]);
-        }
-        mix(strip, height);
-        let scale = scale(block);
-        for (column, copy) in columns
-            .chunks_exact_mut(rows)
-            .zip(strip.chunks_exact(height))
-        {
-            for (x, y) in column[first..first + height].iter_mut().zip(copy) {
-                *x = y * scale;
+        let part = first..rows.min(first + STRIP);
+        for (column, copy) in columns.chunks_exact(rows).zip(&mut strip) {
+            for (y, x) in copy.iter_mut().zip(&column[part.clone()]) {
+                *y = x * scale;
             }
         }
-    }
-}
-
-/// Sums and differences of columns of `height` values, then of pairs of columns, and so on.
-fn mix(strip: &mut [f32], height: usize) {
-    let mut half = height;
-    while half < strip.len() {
-        for pair in strip.chunks_exact_mut(2 * half) {
-            let (left, right) = pair.split_at_mut(half);
-            for (a, b) in left.iter_mut().zip(right) {
-                (*a, *b) = (*a + *b, *a - *b);
+        let mut half = 1;
+        while half < block {
+            for pair in strip.chunks_exact_mut(2 * half) {
+                let (left, right) = pair.split_at_mut(half);
+                for (a, b) in left
+                    .as_flattened_mut()
+                    .iter_mut()
+                    .zip(right.as_flattened_mut())
+                {
+                    (*a, *b) = (*a + *b, *a - *b);
+                }
             }
+            half *= 2;
         }
-        half *= 2;
+        for (column, copy) in columns.chunks_exact_mut(rows).zip(&strip) {
+            column[part.clone()].copy_from_slice(&copy[..part.len()]);
+        }
     }
 }
