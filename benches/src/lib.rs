@@ -1,1 +1,30 @@
-//! Measurements that `cargo xtask bench` runs, and the inputs they share with the criterion benches.
+//! What the measurements of this workspace share: repeated timing, random inputs, the artifact they leave.
+//!
+//! `cargo xtask bench` runs the binaries here, which measure what the product promises and write JSON. The criterion
+//! benches in `benches/` answer one question each about one stage, for whoever works on it: `cargo bench -p
+//! treillage-benches`. Neither measures quality, except for the binary `quality`, and neither uses real weights: speed
+//! does not depend on them.
+//!
+//! | module | |
+//! |---|---|
+//! | [`artifact`] | the JSON file, its schema versioned |
+//! | [`machine`] | what it ran on |
+//! | [`random`] | numbers, packed linears and models from a seed |
+//! | [`timing`] | best and median of repeated runs |
+//!
+//! ```
+//! use treillage_benches::timing::Timings;
+//!
+//! let timings = Timings::of(5, || -> Result<(), std::convert::Infallible> {
+//!     std::hint::black_box((0..1000).sum::<u64>());
+//!     Ok(())
+//! })?;
+//! assert!(timings.best() <= timings.median());
+//! # Ok::<(), std::convert::Infallible>(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod artifact;
+pub mod machine;
+pub mod random;
+pub mod timing;
