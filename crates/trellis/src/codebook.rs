@@ -43,7 +43,7 @@ impl Codebook {
         let s = u32::from(state);
         match self {
             Codebook::ThreeInst => {
-                sum_of_halves(s.wrapping_mul(89_226_354).wrapping_add(64_248_484))
+                sum_of_halves(s.wrapping_mul(THREE_INST_MULTIPLIER).wrapping_add(THREE_INST_ADDEND))
             }
             Codebook::Mcg => sum_of_halves(s.wrapping_mul(MCG_MULTIPLIER)),
             Codebook::Mul1 => {
@@ -73,12 +73,16 @@ impl Codebook {
     }
 }
 
+/// 3INST's multiplier.
+pub(crate) const THREE_INST_MULTIPLIER: u32 = 89_226_354;
+/// 3INST's addend.
+pub(crate) const THREE_INST_ADDEND: u32 = 64_248_484;
 /// MCG's multiplier, as stored in its flag tensor.
 pub const MCG_MULTIPLIER: u32 = 0xCBAC_1FED;
 /// MUL1's multiplier, as stored in its flag tensor.
 pub const MUL1_MULTIPLIER: u32 = 0x83DC_D12D;
 /// MUL1's step per unit of the byte sum: the half 0x1EEE.
-pub const MUL1_SCALE: f32 = 0.006_767_272_949_218_75;
+pub const MUL1_SCALE: f32 = 1774.0 / 262_144.0;
 /// MUL1's offset, applied to `1024 + byte sum`: the half 0xC931.
 pub const MUL1_OFFSET: f32 = -10.382_812_5;
 

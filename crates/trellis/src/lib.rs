@@ -5,10 +5,12 @@ mod codebook;
 mod config;
 pub mod decode;
 mod error;
+pub mod lanes;
 mod packed;
 pub mod scales;
 mod simd;
 pub mod tile;
+pub mod viterbi;
 
 pub use bits::Bits;
 pub use codebook::{Codebook, MCG_MULTIPLIER, MUL1_MULTIPLIER, MUL1_OFFSET, MUL1_SCALE};

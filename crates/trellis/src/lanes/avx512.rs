@@ -1,0 +1,120 @@
+use std::arch::{is_x86_feature_detected, x86_64::*};
+
+use super::{Kernel, LANES, Lanes, Ring, gather::Gather, intrinsics, ring};
+
+/// AVX-512 with VBMI, which gathers bytes and bit windows across a register, and VNNI, which adds up bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The instructions, if this machine has them.
+    pub(super) fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vnni");
+        found.then_some(Self(()))
+    }
+
+    #[inline]
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: `detect` found what this enables.
+        unsafe { self.enabled(kernel) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")]
+    fn enabled<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+}
+
+impl Lanes for Avx512 {
+    type Ints = __m512i;
+    type Floats = __m512;
+    /// The 64 bits of each thread that hold elements 0, 1, 4 and 5, then those that hold the others.
+    type Group = [__m512i; 2];
+
+    #[inline(always)]
+    fn stage<'a, const K: usize>(self, words: &'a [u16], _: &'a mut Ring) -> &'a [u8] {
+        bytemuck::cast_slice(&words[..16 * K])
+    }
+
+    #[inline(always)]
+    fn group<const K: usize>(self, staged: &[u8], group: usize) -> Self::Group {
+        let tile = &staged[..32 * K];
+        let lower = gather::<K>(tile, group, 1);
+        if ring::is_wide(K) {
+            [gather::<K>(tile, group, 0), lower]
+        } else {
+            [lower, lower]
+        }
+    }
+
+    #[inline(always)]
+    fn products<const K: usize>(
+        self,
+        group: [__m512i; 2],
+        vector: usize,
+        multiplier: u32,
+    ) -> __m512i {
+        // With the state s in both halves of a lane, s (2¹⁶ + 1) · m (1 − 2¹⁶) = s m modulo 2³²: no half needs clearing.
+        let multiplier = multiplier.wrapping_mul(0xFFFF_0001);
+        let windows = i64::from_le_bytes(Gather::<K>::WINDOWS[vector]);
+        // SAFETY: a value of this type exists only where the CPU has the instructions.
+        unsafe {
+            let states =
+                _mm512_multishift_epi64_epi8(_mm512_set1_epi64(windows), group[vector / 2]);
+            _mm512_mullo_epi32(states, _mm512_set1_epi32(multiplier as i32))
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, a: __m512, to: &mut [f32; LANES]) {
+        // SAFETY: a value of this type exists only where the CPU has the instructions, and `to` is 64 bytes.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), a) }
+    }
+
+    intrinsics! {
+        fn splat(value: u32) -> __m512i { _mm512_set1_epi32(value as i32) }
+        fn add(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
+        fn mask_flip(a: __m512i, mask: __m512i, flip: __m512i) -> __m512i {
+            _mm512_ternarylogic_epi32::<0b0111_1000>(flip, a, mask)
+        }
+        fn shift_up(a: __m512i) -> __m512i { _mm512_slli_epi32::<16>(a) }
+        fn shift_down(a: __m512i) -> __m512i { _mm512_srai_epi32::<3>(a) }
+        fn byte_sums(start: __m512i, a: __m512i) -> __m512i {
+            _mm512_dpbusd_epi32(start, a, _mm512_set1_epi8(1))
+        }
+        fn to_floats(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
+        fn floats_of_bits(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
+        fn bits_of_floats(a: __m512) -> __m512i { _mm512_castps_si512(a) }
+        fn splat_float(value: f32) -> __m512 { _mm512_set1_ps(value) }
+        fn add_floats(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+        fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+    }
+}
+
+/// The runs of a group's eight threads, upper (0) or from the threads' start (1).
+#[inline(always)]
+fn gather<const K: usize>(tile: &[u8], group: usize, run: usize) -> __m512i {
+    let start = &tile[Gather::<K>::START[group]..];
+    let indices = &Gather::<K>::INDICES[group][run];
+    // SAFETY: called by methods of `Avx512` alone, which exists only where the CPU has the instructions; the slices are at least as long as
+    // what is read.
+    unsafe {
+        let indices = _mm512_loadu_si512(indices.as_ptr().cast());
+        if K == 1 {
+            let tile = _mm256_loadu_si256(start[..32].as_ptr().cast());
+            return _mm512_permutexvar_epi8(indices, _mm512_broadcast_i64x4(tile));
+        }
+        let bytes = _mm512_loadu_si512(start[..64].as_ptr().cast());
+        if !Gather::<K>::GOES_BACK[group] {
+            return _mm512_permutexvar_epi8(indices, bytes);
+        }
+        let before = &tile[Gather::<K>::BEFORE[group]..][..64];
+        let before = _mm512_loadu_si512(before.as_ptr().cast());
+        _mm512_permutex2var_epi8(bytes, indices, before)
+    }
+}
