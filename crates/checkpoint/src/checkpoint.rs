@@ -35,6 +35,17 @@ impl Checkpoint {
         })
     }
 
+    /// The same model with no other tensors than those of the safetensors file `path`.
+    pub(crate) fn with_tensors_of(&self, path: &Path) -> Result<Self> {
+        Ok(Self {
+            dir: path.parent().unwrap_or(path).to_owned(),
+            raw_config: self.raw_config.clone(),
+            config: self.config.clone(),
+            quantization: None,
+            shards: Shards::open_file(path)?,
+        })
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir

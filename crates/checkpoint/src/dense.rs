@@ -60,8 +60,34 @@ impl DenseData {
         }
     }
 
+    /// The same values in a 16-bit type, rounded to nearest; shared if they are of that type already.
+    pub(crate) fn to_half(&self, dtype: HalfDtype) -> DenseData {
+        match (self, dtype) {
+            (DenseData::F16(_), HalfDtype::F16) | (DenseData::Bf16(_), HalfDtype::Bf16) => {
+                self.clone()
+            }
+            (_, HalfDtype::F16) => self.map(f16::from_f32).into(),
+            (_, HalfDtype::Bf16) => self.map(bf16::from_f32).into(),
+        }
+    }
+
+    /// `convert` of every value.
+    pub(crate) fn map<T>(&self, convert: impl Fn(f32) -> T) -> Vec<T> {
+        match self {
+            DenseData::F32(v) => (**v).as_ref().iter().map(|&x| convert(x)).collect(),
+            DenseData::F16(v) => {
+                let values = (**v).as_ref().iter();
+                values.map(|x| convert(x.to_f32())).collect()
+            }
+            DenseData::Bf16(v) => {
+                let values = (**v).as_ref().iter();
+                values.map(|x| convert(x.to_f32())).collect()
+            }
+        }
+    }
+
     /// The first value that is NaN or infinite, with its position.
-    fn first_not_finite(&self) -> Option<(usize, f32)> {
+    pub(crate) fn first_not_finite(&self) -> Option<(usize, f32)> {
         fn first<T: Copy>(
             values: &[T],
             finite: impl Fn(T) -> bool,
@@ -74,6 +100,25 @@ impl DenseData {
             DenseData::F32(v) => first((**v).as_ref(), f32::is_finite, |x| x),
             DenseData::F16(v) => first((**v).as_ref(), f16::is_finite, f16::to_f32),
             DenseData::Bf16(v) => first((**v).as_ref(), bf16::is_finite, bf16::to_f32),
+        }
+    }
+}
+
+/// The 16-bit types that checkpoints are published in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HalfDtype {
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    #[default]
+    Bf16,
+}
+
+impl From<HalfDtype> for Dtype {
+    fn from(dtype: HalfDtype) -> Self {
+        match dtype {
+            HalfDtype::F16 => Dtype::F16,
+            HalfDtype::Bf16 => Dtype::Bf16,
         }
     }
 }

@@ -3,7 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{ConfigError, Dtype, HeaderError, IndexError};
+use crate::{ConfigError, Dtype, HeaderError, IndexError, WriteError};
 
 /// This crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -74,6 +74,14 @@ pub enum Error {
         name: String,
         /// What is wrong with it.
         reason: TensorError,
+    },
+    /// A checkpoint that must not be written so, or there.
+    #[error("{}: {reason}", path.display())]
+    Write {
+        /// The output folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: WriteError,
     },
 }
 

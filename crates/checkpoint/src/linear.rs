@@ -1,7 +1,7 @@
 //! How one linear layer is found in a checkpoint, whichever way it is stored.
 
 use half::f16;
-use treillage_trellis::{Codebook, PackedLinear, PackedParts};
+use treillage_trellis::{Codebook, PackedLinear, PackedParts, scales::expand_signs};
 
 use crate::{Checkpoint, DenseData, DenseTensor, Dtype, Result, TensorError, TensorView};
 
@@ -122,7 +122,7 @@ impl Checkpoint {
                 expect_16_bits(&view)?;
                 view.expect_shape(&[len / 16])?;
                 let words = view.values::<u16>(0..view.len());
-                Ok(signs((*words).as_ref()))
+                Ok(expand_signs((*words).as_ref()))
             }
             None => Err(self.missing(&name)),
         }
@@ -239,21 +239,7 @@ fn halves(view: &TensorView<'_>, len: usize) -> Result<Vec<f16>> {
     view.expect_shape(&[len])?;
     let tensor = DenseTensor::from_view(view)?;
     tensor.check_finite()?;
-    Ok(match tensor.data() {
-        DenseData::F16(v) => (**v).as_ref().to_vec(),
-        other => other.to_f32().into_iter().map(f16::from_f32).collect(),
-    })
-}
-
-/// One sign per bit, least significant first: a set bit is −1.
-fn signs(words: &[u16]) -> Vec<f16> {
-    let of_word = |&word: &u16| {
-        (0..16).map(move |bit| match word >> bit & 1 {
-            1 => f16::NEG_ONE,
-            _ => f16::ONE,
-        })
-    };
-    words.iter().flat_map(of_word).collect()
+    Ok(tensor.data().map(f16::from_f32))
 }
 
 /// Checks that `view` holds 16-bit words; PyTorch had no unsigned ones, so they are usually called I16.

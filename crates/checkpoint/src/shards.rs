@@ -102,6 +102,17 @@ impl Shards {
         }
     }
 
+    /// The tensors of one safetensors file.
+    pub(crate) fn open_file(path: &Path) -> Result<Self> {
+        let (file, tensors) = Safetensors::open(path)?.into_parts();
+        let mut tensors: Vec<_> = tensors.into_iter().map(|tensor| (0, tensor)).collect();
+        tensors.sort_unstable_by(|a, b| a.1.name.cmp(&b.1.name));
+        Ok(Self {
+            files: vec![file],
+            tensors,
+        })
+    }
+
     fn open_indexed(dir: &Path, path: &Path) -> Result<Self> {
         let index_error = |reason| Error::Index {
             file: path.to_owned(),

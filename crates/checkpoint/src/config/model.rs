@@ -247,6 +247,18 @@ impl ModelConfig {
         }
     }
 
+    /// The same model, but that every token visits every expert: what calibration may want, not what was trained.
+    pub fn with_all_experts(&self) -> Self {
+        let mut config = self.clone();
+        match &mut config.feed_forwards {
+            FeedForwards::Dense(_) => {}
+            FeedForwards::Moe(moe) | FeedForwards::Mixed { moe, .. } => {
+                moe.experts_per_token = moe.num_experts;
+            }
+        }
+        config
+    }
+
     /// Adds what a `generation_config.json` says: further tokens that end a text.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The safetensors format: checked headers, views into mapped files, a writer.
 
 mod header;
+mod write;
 
 use std::{ops::Range, path::Path, sync::Arc};
 
@@ -8,6 +9,7 @@ use bytemuck::Pod;
 
 pub(crate) use header::TensorInfo;
 pub use header::{Header, HeaderError};
+pub(crate) use write::{Entry, write_header};
 
 use crate::{
     Dtype, Error, Result, Shared, TensorError,
@@ -44,6 +46,16 @@ impl Safetensors {
         let tensors = &self.header.tensors;
         let index = tensors.binary_search_by(|t| (*t.name).cmp(name)).ok()?;
         Some(TensorView::new(&self.file, &tensors[index]))
+    }
+
+    /// All tensors, first byte first.
+    pub(crate) fn in_storage_order(&self) -> Vec<TensorView<'_>> {
+        let tensors = self.header.tensors.iter();
+        let mut views: Vec<_> = tensors
+            .map(|info| TensorView::new(&self.file, info))
+            .collect();
+        views.sort_by_key(|view| view.info.range.start);
+        views
     }
 
     pub(crate) fn into_parts(self) -> (Arc<MappedFile>, Vec<TensorInfo>) {
