@@ -1,4 +1,9 @@
-use treillage_backend::{Error as BackendError, Inference, LinearWeights, Quantization};
+use std::sync::Arc;
+
+use treillage_backend::{
+    DenseData, DenseWeights, Error as BackendError, Inference, LinearShape, LinearWeights,
+    Quantization,
+};
 use treillage_checkpoint::ModelConfig;
 
 use crate::{
@@ -45,7 +50,6 @@ pub struct Head<B: Inference> {
     norm: B::Norm,
     linear: B::Linear,
     vocabulary: usize,
-    hidden: usize,
 }
 
 impl<B: Inference> Head<B> {
@@ -71,7 +75,6 @@ impl<B: Inference> Head<B> {
                 .load_linear(linear, plan.shape)
                 .map_err(Error::weight(&plan.prefix))?,
             vocabulary,
-            hidden,
         })
     }
 
@@ -91,13 +94,33 @@ impl<B: Inference> Head<B> {
 }
 
 impl<B: Quantization> Head<B> {
-    /// From now on gathers the second moment of what the head reads, [`plan::Input::Head`].
+    /// A head that gathers the second moment of what the model's head reads, [`plan::Input::Head`], and gives a single
+    /// logit of zero: calibration has no use for a whole vocabulary of them, which costs as much as some blocks.
     ///
     /// # Errors
-    /// If the backend fails.
-    pub fn watch(&mut self, backend: &B) -> Result<B::Moments, Error> {
-        let moments = backend.new_moments(self.hidden)?;
-        backend.watch(&mut self.linear, &moments)?;
-        Ok(moments)
+    /// If the final norm is missing or does not fit, or the backend fails.
+    pub fn probe(
+        backend: &B,
+        weights: &dyn Weights,
+        config: &ModelConfig,
+    ) -> Result<(Self, B::Moments), Error> {
+        let hidden = config.hidden_size;
+        let shape = LinearShape {
+            in_features: hidden,
+            out_features: 1,
+        };
+        let zeros = LinearWeights::Dense {
+            weight: DenseWeights::new(1, hidden, DenseData::F32(Arc::new(vec![0.0; hidden])))?,
+            bias: None,
+        };
+        let mut linear = backend.load_linear(zeros, shape)?;
+        let moments = backend.new_moments(hidden)?;
+        backend.watch(&mut linear, &moments)?;
+        let head = Self {
+            norm: load_norm(backend, weights, FINAL_NORM, hidden, config.rms_norm_eps)?,
+            linear,
+            vocabulary: 1,
+        };
+        Ok((head, moments))
     }
 }

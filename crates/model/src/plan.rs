@@ -114,8 +114,10 @@ pub fn plan(config: &ModelConfig) -> ModelPlan {
     }
 }
 
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-pub(crate) const FINAL_NORM: &str = "model.norm.weight";
+/// The table of token embeddings `[vocabulary, hidden]`.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// Weight of the norm before the head `[hidden]`.
+pub const FINAL_NORM: &str = "model.norm.weight";
 
 /// The head of the model that `config` describes.
 pub(crate) fn head(config: &ModelConfig) -> LinearPlan {

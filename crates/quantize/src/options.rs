@@ -1,0 +1,194 @@
+use serde::{Deserialize, Serialize};
+use treillage_backend::RouteWeighting;
+use treillage_trellis::{Bits, Codebook, EncodeConfig, HessianMetric, OutScales};
+
+use crate::{Error, serde_foreign as foreign};
+
+/// What to make of a checkpoint. Serialisable, so that a run can be repeated and a resumed one compared with its start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Average over the linears of all blocks, 1 to 8. A fraction is spent by [`treillage_moe::allocate`].
+    pub bits_per_weight: f64,
+    /// Rate of the head, which is outside that average.
+    pub head_bits: HeadBits,
+    /// One codebook for the whole model: kernels that take several linears at once want that.
+    #[serde(with = "foreign::codebook")]
+    pub codebook: Codebook,
+    /// Whether each output channel gets a scale of its own.
+    #[serde(with = "foreign::OutScalesName")]
+    pub out_scales: OutScales,
+    /// Seed of the random signs of every linear.
+    pub seed: u64,
+    /// How errors are measured and tokens counted.
+    pub recipe: Recipe,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            bits_per_weight: 3.0,
+            head_bits: HeadBits::default(),
+            codebook: Codebook::default(),
+            out_scales: OutScales::default(),
+            seed: 0,
+            recipe: Recipe::default(),
+        }
+    }
+}
+
+impl Options {
+    /// Refuses numbers that make no sense; the rates check themselves.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let shrinkage = match self.recipe.experts {
+            ExpertTokens::Routed { shrinkage, .. } => shrinkage,
+            ExpertTokens::All => 0.0,
+        };
+        for (name, value) in [
+            ("damping", f64::from(self.recipe.damping)),
+            ("shrinkage", shrinkage),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(Error::Setting { name, value });
+            }
+        }
+        Ok(())
+    }
+
+    /// The encoder's settings for the linear stored under `prefix`.
+    pub(crate) fn encode_config(&self, prefix: &str, bits: Bits) -> EncodeConfig {
+        EncodeConfig {
+            out_scales: self.out_scales,
+            metric: self.recipe.metric,
+            refit: self.recipe.refit,
+            damping: self.recipe.damping,
+            ..EncodeConfig::new(
+                bits,
+                self.codebook,
+                self.seed ^ crate::hash::fnv1a(prefix.as_bytes()),
+            )
+        }
+    }
+}
+
+/// Rate of the head: trellis codes, or as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum HeadBits {
+    /// Trellis codes of this rate.
+    Trellis(Bits),
+    /// 16 bits: the weights are not touched.
+    Keep,
+}
+
+impl Default for HeadBits {
+    /// Six bits: the head's error goes straight into the logits.
+    fn default() -> Self {
+        Self::Trellis(Bits::new(6).unwrap_or(Bits::MAX))
+    }
+}
+
+impl TryFrom<u8> for HeadBits {
+    type Error = Error;
+
+    /// 1 to 8, or 16 for [`HeadBits::Keep`].
+    fn try_from(bits: u8) -> Result<Self, Error> {
+        match bits {
+            16 => Ok(Self::Keep),
+            _ => Bits::new(usize::from(bits))
+                .map(Self::Trellis)
+                .map_err(|_| Error::HeadBits(bits)),
+        }
+    }
+}
+
+impl From<HeadBits> for u8 {
+    fn from(bits: HeadBits) -> u8 {
+        match bits {
+            HeadBits::Trellis(bits) => bits.get() as u8,
+            HeadBits::Keep => 16,
+        }
+    }
+}
+
+/// How the error of a linear is measured, and by which tokens.
+///
+/// [`Recipe::treillage`] is the default; [`Recipe::original`] is what ExLlamaV3 does, to compare with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// What part of a linear's input scale its Hessian is rotated with.
+    #[serde(with = "foreign::HessianMetricName")]
+    pub metric: HessianMetric,
+    /// Whether output scales are refitted after encoding.
+    pub refit: bool,
+    /// Added to the Hessian's diagonal, as a fraction of its mean.
+    pub damping: f32,
+    /// When a block's inputs are captured.
+    pub capture: Capture,
+    /// Whose tokens an expert is calibrated with.
+    pub experts: ExpertTokens,
+}
+
+impl Recipe {
+    /// The full-scale Hessian, refitted scales, each linear calibrated on what it will read: the outputs of linears
+    /// already quantized, and for an expert the tokens routed to it.
+    pub fn treillage() -> Self {
+        Self {
+            metric: HessianMetric::FullScale,
+            refit: true,
+            damping: 0.025,
+            capture: Capture::Staged,
+            experts: ExpertTokens::Routed {
+                weighting: RouteWeighting::Squared,
+                shrinkage: 1.0,
+            },
+        }
+    }
+
+    /// ExLlamaV3's: the Hessian rotated by signs, no refit, one capture before anything in the block is quantized,
+    /// every token through every expert.
+    pub fn original() -> Self {
+        Self {
+            metric: HessianMetric::SignsOnly,
+            refit: false,
+            damping: 0.025,
+            capture: Capture::Once,
+            experts: ExpertTokens::All,
+        }
+    }
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self::treillage()
+    }
+}
+
+/// When the inputs of a block's linears are captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capture {
+    /// All in one pass through the unquantized block.
+    Once,
+    /// One pass for each stage of the block – q, k, v; attention output; gate, up; down – after the stages before it
+    /// were quantized, so that each makes up for the errors of those.
+    Staged,
+}
+
+/// Which tokens an expert's Hessian is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "tokens")]
+pub enum ExpertTokens {
+    /// All of them, whatever the router says: gate and up share the layer's Hessian, down gets its own.
+    All,
+    /// Those routed to it, drawn toward the average of the layer, so that an expert which few tokens reach is still
+    /// encoded with a usable Hessian: `H_e ← (T_e H_e + τ H_layer) / (T_e + τ)`.
+    Routed {
+        /// How much a token counts.
+        #[serde(with = "foreign::RouteWeightingName")]
+        weighting: RouteWeighting,
+        /// `τ`, as a multiple of the linear's input width.
+        shrinkage: f64,
+    },
+}

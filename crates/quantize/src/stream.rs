@@ -1,0 +1,85 @@
+use treillage_backend::Inference;
+use treillage_model::{Block, Embedding};
+
+use crate::{CalibrationTokens, Error};
+
+/// The residual stream of all calibration rows between two blocks, on the host.
+pub(crate) struct Stream {
+    /// Row by row, `[cols, width]` each.
+    values: Vec<f32>,
+    cols: usize,
+    width: usize,
+}
+
+impl Stream {
+    /// What enters the first block.
+    pub(crate) fn embed<B: Inference>(
+        backend: &B,
+        embedding: &Embedding<B>,
+        tokens: &CalibrationTokens,
+        width: usize,
+    ) -> Result<Self, Error> {
+        let mut values = Vec::with_capacity(tokens.rows().len() * tokens.cols() * width);
+        for row in tokens.rows() {
+            let x = embedding.forward(backend, row)?;
+            values.extend(backend.read(&x)?);
+        }
+        Ok(Self {
+            values,
+            cols: tokens.cols(),
+            width,
+        })
+    }
+
+    /// Each row on the backend.
+    pub(crate) fn rows<B: Inference>(
+        &self,
+        backend: &B,
+    ) -> impl Iterator<Item = Result<B::Tensor, Error>> {
+        self.values
+            .chunks_exact(self.cols * self.width)
+            .map(|row| Ok(backend.upload(row, self.width)?))
+    }
+
+    /// Sends every row through `block` and keeps nothing but what its watched linears gather.
+    pub(crate) fn observe<B: Inference>(
+        &self,
+        backend: &B,
+        block: &Block<B>,
+        mut after_row: impl FnMut(usize),
+    ) -> Result<(), Error> {
+        let mut cache = block.new_cache(backend, self.cols)?;
+        for (row, x) in self.rows(backend).enumerate() {
+            backend.truncate_cache(&mut cache, 0);
+            block.forward(backend, &x?, &mut cache)?;
+            after_row(row);
+        }
+        Ok(())
+    }
+
+    /// Replaces every row by what `block`, number `index`, makes of it.
+    ///
+    /// # Errors
+    /// [`Error::ActivationsNotFinite`], and the backend's.
+    pub(crate) fn advance<B: Inference>(
+        &mut self,
+        backend: &B,
+        block: &Block<B>,
+        index: usize,
+        mut after_row: impl FnMut(usize),
+    ) -> Result<(), Error> {
+        let mut cache = block.new_cache(backend, self.cols)?;
+        let rows = self.values.chunks_exact_mut(self.cols * self.width);
+        for (row, values) in rows.enumerate() {
+            backend.truncate_cache(&mut cache, 0);
+            let x = backend.upload(values, self.width)?;
+            let y = backend.read(&block.forward(backend, &x, &mut cache)?)?;
+            if !y.iter().all(|v| v.is_finite()) {
+                return Err(Error::ActivationsNotFinite { block: index, row });
+            }
+            values.copy_from_slice(&y);
+            after_row(row);
+        }
+        Ok(())
+    }
+}
