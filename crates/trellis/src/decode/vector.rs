@@ -84,7 +84,7 @@ impl<C: Code> DecodeTile<'_, C> {
             let group = lanes.group::<K>(staged, g);
             for vector in 0..GROUPS {
                 let mut values = [0.0; LANES];
-                lanes.store(self.code.values::<L, K>(lanes, group, vector), &mut values);
+                lanes.store_floats(self.code.values::<L, K>(lanes, group, vector), &mut values);
                 for (lane, value) in values.into_iter().enumerate() {
                     let (i, h) = (lane / 2, lane % 2);
                     let row = 2 * (i % 4) + vector % 2 + 8 * (vector / 2);

@@ -1,6 +1,6 @@
 use std::arch::{is_x86_feature_detected, x86_64::*};
 
-use super::{Kernel, LANES, Lanes, Ring, intrinsics, ring};
+use super::{Kernel, LANES, Lanes, Ring, Vectors, intrinsics, ring};
 
 /// AVX2 with FMA; a vector is two registers.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +26,6 @@ impl Avx2 {
 }
 
 impl Lanes for Avx2 {
-    type Ints = [__m256i; 2];
-    type Floats = [__m256; 2];
     /// The 64 bits of each thread that hold elements 0, 1, 4 and 5, then those that hold the others.
     type Group = [[__m256i; 2]; 2];
 
@@ -64,18 +62,39 @@ impl Lanes for Avx2 {
             products::<K>(second, vector, multiplier),
         ]
     }
+}
+
+impl Vectors for Avx2 {
+    type Ints = [__m256i; 2];
+    type Floats = [__m256; 2];
+
+    const ROWS: usize = 1;
 
     #[inline(always)]
-    fn store(self, a: [__m256; 2], to: &mut [f32; LANES]) {
-        // SAFETY: a value of this type exists only where the CPU has the instructions, and `to` is 64 bytes.
-        unsafe {
-            _mm256_storeu_ps(to.as_mut_ptr(), a[0]);
-            _mm256_storeu_ps(to.as_mut_ptr().add(8), a[1]);
-        }
+    fn byte_factor(factor: i8) -> u32 {
+        // Both 16-bit halves: bytes are added up in pairs first.
+        u32::from(i16::from(factor) as u16) * 0x0001_0001
+    }
+
+    #[inline(always)]
+    fn fold(self, groups: [Self::Ints; 4]) -> Self::Ints {
+        fold::<false>(groups)
     }
 
     intrinsics! {
         fn splat(value: u32) -> Self::Ints { [_mm256_set1_epi32(value as i32); 2] }
+        fn load(from: &[u32; LANES]) -> Self::Ints {
+            let from = from.as_ptr().cast::<__m256i>();
+            [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))]
+        }
+        fn load_twice(from: &[u32; LANES / 2]) -> Self::Ints {
+            [_mm256_loadu_si256(from.as_ptr().cast()); 2]
+        }
+        fn store(a: Self::Ints, to: &mut [u32; LANES]) -> () {
+            let to = to.as_mut_ptr().cast::<__m256i>();
+            _mm256_storeu_si256(to, a[0]);
+            _mm256_storeu_si256(to.add(1), a[1]);
+        }
         fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints {
             [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])]
         }
@@ -95,7 +114,21 @@ impl Lanes for Avx2 {
             let sums = [_mm256_madd_epi16(pairs[0], words), _mm256_madd_epi16(pairs[1], words)];
             [_mm256_add_epi32(start[0], sums[0]), _mm256_add_epi32(start[1], sums[1])]
         }
-        fn to_floats(a: Self::Ints) -> Self::Floats {
+        fn dot_bytes(start: Self::Ints, a: Self::Ints, factors: Self::Ints) -> Self::Ints {
+            let ones = _mm256_set1_epi8(1);
+            let pairs = [_mm256_maddubs_epi16(a[0], ones), _mm256_maddubs_epi16(a[1], ones)];
+            let sums = [
+                _mm256_madd_epi16(pairs[0], factors[0]),
+                _mm256_madd_epi16(pairs[1], factors[1]),
+            ];
+            [_mm256_add_epi32(start[0], sums[0]), _mm256_add_epi32(start[1], sums[1])]
+        }
+        fn dot_halves(start: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+            let sums = [_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1])];
+            [_mm256_add_epi32(start[0], sums[0]), _mm256_add_epi32(start[1], sums[1])]
+        }
+
+        fn convert(a: Self::Ints) -> Self::Floats {
             [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])]
         }
         fn floats_of_bits(a: Self::Ints) -> Self::Floats {
@@ -105,11 +138,35 @@ impl Lanes for Avx2 {
             [_mm256_castps_si256(a[0]), _mm256_castps_si256(a[1])]
         }
         fn splat_float(value: f32) -> Self::Floats { [_mm256_set1_ps(value); 2] }
+        fn load_floats(from: &[f32; LANES]) -> Self::Floats {
+            [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))]
+        }
+        fn load_floats_twice(from: &[f32; LANES / 2]) -> Self::Floats {
+            [_mm256_loadu_ps(from.as_ptr()); 2]
+        }
+        fn store_floats(a: Self::Floats, to: &mut [f32; LANES]) -> () {
+            _mm256_storeu_ps(to.as_mut_ptr(), a[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), a[1]);
+        }
         fn add_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats {
             [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]
         }
+        fn mul_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats {
+            [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])]
+        }
         fn mul_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
             [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+        }
+        fn fold_floats(groups: [Self::Floats; 4]) -> Self::Floats {
+            let [a, b, c, d] = groups;
+            let bits = [
+                [_mm256_castps_si256(a[0]), _mm256_castps_si256(a[1])],
+                [_mm256_castps_si256(b[0]), _mm256_castps_si256(b[1])],
+                [_mm256_castps_si256(c[0]), _mm256_castps_si256(c[1])],
+                [_mm256_castps_si256(d[0]), _mm256_castps_si256(d[1])],
+            ];
+            let [low, high] = fold::<true>(bits);
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
     }
 }
@@ -151,5 +208,47 @@ fn products<const K: usize>(runs: __m256i, vector: usize, multiplier: u32) -> __
         let both = _mm256_blend_epi32::<0b1010_1010>(low, high);
         let states = _mm256_and_si256(both, _mm256_set1_epi32(0xFFFF));
         _mm256_mullo_epi32(states, _mm256_set1_epi32(multiplier as i32))
+    }
+}
+
+/// [`Vectors::fold`], of integers or of the bits of floats.
+#[inline(always)]
+fn fold<const FLOATS: bool>([a, b, c, d]: [[__m256i; 2]; 4]) -> [__m256i; 2] {
+    // Columns 0, 8, 2, 10, 4, 12, 6, 14, and the same again from 1.
+    let even = fold_half::<FLOATS>(a[0], b[0], c[0], d[0]);
+    let odd = fold_half::<FLOATS>(a[1], b[1], c[1], d[1]);
+    // SAFETY: called by methods of `Avx2` alone, which exists only where the CPU has the instructions.
+    unsafe {
+        [
+            _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd)),
+            _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd),
+        ]
+    }
+}
+
+/// The four pairs of lanes of each register, added up.
+#[inline(always)]
+fn fold_half<const FLOATS: bool>(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+    // SAFETY: called by methods of `Avx2` alone, which exists only where the CPU has the instructions.
+    unsafe {
+        let low = add::<FLOATS>(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+        let high = add::<FLOATS>(_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
+        add::<FLOATS>(
+            _mm256_permute2x128_si256::<0x20>(low, high),
+            _mm256_permute2x128_si256::<0x31>(low, high),
+        )
+    }
+}
+
+#[inline(always)]
+fn add<const FLOATS: bool>(a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: called by methods of `Avx2` alone, which exists only where the CPU has the instructions.
+    unsafe {
+        if FLOATS {
+            let sum = _mm256_add_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+            _mm256_castps_si256(sum)
+        } else {
+            _mm256_add_epi32(a, b)
+        }
     }
 }

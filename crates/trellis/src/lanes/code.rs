@@ -68,7 +68,7 @@ impl Code for Mul1 {
         vector: usize,
     ) -> L::Floats {
         let products = lanes.products::<K>(group, vector, MUL1_MULTIPLIER);
-        let sums = lanes.to_floats(lanes.byte_sums(lanes.splat(1024), products));
+        let sums = lanes.convert(lanes.byte_sums(lanes.splat(1024), products));
         // Exact in f32, so that fused or not it is rounded once, to half precision.
         let (scale, offset) = (
             lanes.splat_float(MUL1_SCALE),

@@ -27,6 +27,7 @@ mod isa;
 mod neon;
 mod portable;
 mod ring;
+mod vectors;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
@@ -38,6 +39,7 @@ pub use isa::Isa;
 pub use neon::Neon;
 pub use portable::Portable;
 pub use ring::Ring;
+pub use vectors::Vectors;
 
 /// Lanes of a vector.
 pub const LANES: usize = 16;
@@ -53,22 +55,20 @@ pub trait Kernel {
     fn run<L: Lanes>(self, lanes: L) -> Self::Output;
 }
 
-/// Vectors of sixteen 32-bit lanes, in the registers of one instruction set.
+/// Packed words in the registers of one instruction set.
 ///
 /// `K` is the number of bits per weight, 1 to 8, everywhere.
-pub trait Lanes: Copy + Send + Sync + 'static {
-    /// Sixteen integers; arithmetic wraps.
-    type Ints: Copy;
-    /// Sixteen f32.
-    type Floats: Copy;
+pub trait Lanes: Vectors {
     /// The bits of the 64 weights of one group.
     type Group: Copy;
 
     /// Makes one tile's words ready for [`Lanes::group`]: where the instructions cannot gather from the words as they
     /// are stored, a copy in `ring` that they can gather from.
     fn stage<'a, const K: usize>(self, words: &'a [u16], ring: &'a mut Ring) -> &'a [u8];
+
     /// The bits of group `group` of a staged tile.
     fn group<const K: usize>(self, staged: &[u8], group: usize) -> Self::Group;
+
     /// The states of vector `vector` of a group, times `multiplier`, modulo 2³².
     fn products<const K: usize>(
         self,
@@ -76,49 +76,6 @@ pub trait Lanes: Copy + Send + Sync + 'static {
         vector: usize,
         multiplier: u32,
     ) -> Self::Ints;
-
-    /// `value` in every lane.
-    fn splat(self, value: u32) -> Self::Ints;
-    /// `a + b`.
-    fn add(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
-    /// `a & mask ^ flip`.
-    fn mask_flip(self, a: Self::Ints, mask: Self::Ints, flip: Self::Ints) -> Self::Ints;
-    /// `a << 16`.
-    fn shift_up(self, a: Self::Ints) -> Self::Ints;
-    /// `a >> 3`, the sign repeated.
-    fn shift_down(self, a: Self::Ints) -> Self::Ints;
-    /// `start` plus the four bytes of `a`, which are unsigned.
-    fn byte_sums(self, start: Self::Ints, a: Self::Ints) -> Self::Ints;
-
-    /// The signed integers as floats, rounded to nearest even.
-    fn to_floats(self, a: Self::Ints) -> Self::Floats;
-    /// The bits of floats.
-    fn floats_of_bits(self, a: Self::Ints) -> Self::Floats;
-    /// Floats as bits.
-    fn bits_of_floats(self, a: Self::Floats) -> Self::Ints;
-    /// `value` in every lane.
-    fn splat_float(self, value: f32) -> Self::Floats;
-    /// `a + b`.
-    fn add_floats(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    /// `a × b + c`, rounded once or twice.
-    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
-    /// Writes the lanes in order.
-    fn store(self, a: Self::Floats, to: &mut [f32; LANES]);
-
-    /// `a` rounded to half precision, to nearest even, kept as f32; for magnitudes in the normal range of a half, and
-    /// for multiples of its smallest subnormal below.
-    #[inline(always)]
-    fn round_to_half(self, a: Self::Floats) -> Self::Floats {
-        // 1.5 · 2¹³ times the power of two below |a| puts the last bit of a half's significand at the last bit of f32's.
-        let zero = self.splat(0);
-        let exponent = self.floats_of_bits(self.mask_flip(
-            self.bits_of_floats(a),
-            self.splat(0x7F80_0000),
-            zero,
-        ));
-        let shifted = self.mul_add(exponent, self.splat_float(12288.0), a);
-        self.mul_add(exponent, self.splat_float(-12288.0), shifted)
-    }
 }
 
 /// Methods that are intrinsics of the implementing type's instruction set.

@@ -1,6 +1,6 @@
 use std::arch::aarch64::*;
 
-use super::{LANES, Lanes, Ring, intrinsics, ring};
+use super::{LANES, Lanes, Ring, Vectors, intrinsics, ring};
 
 /// NEON, which every AArch64 has; a vector is four registers.
 #[derive(Clone, Copy, Debug)]
@@ -14,8 +14,6 @@ impl Neon {
 }
 
 impl Lanes for Neon {
-    type Ints = [uint32x4_t; 4];
-    type Floats = [float32x4_t; 4];
     /// The 64 bits of each thread that hold elements 0, 1, 4 and 5, then those that hold the others.
     type Group = [[uint64x2_t; 4]; 2];
 
@@ -50,18 +48,33 @@ impl Lanes for Neon {
             }
         })
     }
+}
+
+impl Vectors for Neon {
+    type Ints = [uint32x4_t; 4];
+    type Floats = [float32x4_t; 4];
+
+    const ROWS: usize = 1;
 
     #[inline(always)]
-    fn store(self, a: Self::Floats, to: &mut [f32; LANES]) {
-        let (quarters, _) = to.as_chunks_mut::<4>();
-        for (to, a) in quarters.iter_mut().zip(a) {
-            // SAFETY: NEON is part of every AArch64, and `to` is 16 bytes.
-            unsafe { vst1q_f32(to.as_mut_ptr(), a) }
-        }
+    fn byte_factor(factor: i8) -> u32 {
+        i32::from(factor) as u32
     }
 
     intrinsics! {
         fn splat(value: u32) -> Self::Ints { [vdupq_n_u32(value); 4] }
+        fn load(from: &[u32; LANES]) -> Self::Ints {
+            std::array::from_fn(|i| vld1q_u32(from.as_ptr().add(4 * i)))
+        }
+        fn load_twice(from: &[u32; LANES / 2]) -> Self::Ints {
+            let (low, high) = (vld1q_u32(from.as_ptr()), vld1q_u32(from.as_ptr().add(4)));
+            [low, high, low, high]
+        }
+        fn store(a: Self::Ints, to: &mut [u32; LANES]) -> () {
+            for i in 0..4 {
+                vst1q_u32(to.as_mut_ptr().add(4 * i), a[i]);
+            }
+        }
         fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints {
             std::array::from_fn(|i| vaddq_u32(a[i], b[i]))
         }
@@ -75,14 +88,44 @@ impl Lanes for Neon {
         fn byte_sums(start: Self::Ints, a: Self::Ints) -> Self::Ints {
             std::array::from_fn(|i| vpadalq_u16(start[i], vpaddlq_u8(vreinterpretq_u8_u32(a[i]))))
         }
-        fn to_floats(a: Self::Ints) -> Self::Floats {
+        fn dot_bytes(start: Self::Ints, a: Self::Ints, factors: Self::Ints) -> Self::Ints {
+            std::array::from_fn(|i| {
+                let sums = vpaddlq_u16(vpaddlq_u8(vreinterpretq_u8_u32(a[i])));
+                vmlaq_u32(start[i], sums, factors[i])
+            })
+        }
+        fn dot_halves(start: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+            std::array::from_fn(|i| {
+                let (a, b) = (vreinterpretq_s16_u32(a[i]), vreinterpretq_s16_u32(b[i]));
+                let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+                let sums = vpaddq_s32(low, vmull_high_s16(a, b));
+                vaddq_u32(start[i], vreinterpretq_u32_s32(sums))
+            })
+        }
+
+        fn convert(a: Self::Ints) -> Self::Floats {
             a.map(|a| vcvtq_f32_s32(vreinterpretq_s32_u32(a)))
         }
         fn floats_of_bits(a: Self::Ints) -> Self::Floats { a.map(|a| vreinterpretq_f32_u32(a)) }
         fn bits_of_floats(a: Self::Floats) -> Self::Ints { a.map(|a| vreinterpretq_u32_f32(a)) }
         fn splat_float(value: f32) -> Self::Floats { [vdupq_n_f32(value); 4] }
+        fn load_floats(from: &[f32; LANES]) -> Self::Floats {
+            std::array::from_fn(|i| vld1q_f32(from.as_ptr().add(4 * i)))
+        }
+        fn load_floats_twice(from: &[f32; LANES / 2]) -> Self::Floats {
+            let (low, high) = (vld1q_f32(from.as_ptr()), vld1q_f32(from.as_ptr().add(4)));
+            [low, high, low, high]
+        }
+        fn store_floats(a: Self::Floats, to: &mut [f32; LANES]) -> () {
+            for i in 0..4 {
+                vst1q_f32(to.as_mut_ptr().add(4 * i), a[i]);
+            }
+        }
         fn add_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats {
             std::array::from_fn(|i| vaddq_f32(a[i], b[i]))
+        }
+        fn mul_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats {
+            std::array::from_fn(|i| vmulq_f32(a[i], b[i]))
         }
         fn mul_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
             std::array::from_fn(|i| vfmaq_f32(c[i], a[i], b[i]))

@@ -1,4 +1,4 @@
-use super::{LANES, Lanes, Ring, ring};
+use super::{LANES, Lanes, Ring, Vectors, ring};
 
 /// Plain Rust, for the compiler to vectorise with what the target has.
 #[derive(Clone, Copy, Debug)]
@@ -12,8 +12,6 @@ impl Portable {
 }
 
 impl Lanes for Portable {
-    type Ints = [u32; LANES];
-    type Floats = [f32; LANES];
     /// The 64 bits of each thread that hold elements 0, 1, 4 and 5, then those that hold the others.
     type Group = [[u64; 8]; 2];
 
@@ -49,6 +47,13 @@ impl Lanes for Portable {
             u32::from(state).wrapping_mul(multiplier)
         })
     }
+}
+
+impl Vectors for Portable {
+    type Ints = [u32; LANES];
+    type Floats = [f32; LANES];
+
+    const ROWS: usize = 1;
 
     #[inline(always)]
     fn splat(self, value: u32) -> Self::Ints {
@@ -84,7 +89,7 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn to_floats(self, a: Self::Ints) -> Self::Floats {
+    fn convert(self, a: Self::Ints) -> Self::Floats {
         a.map(|a| a as i32 as f32)
     }
 
@@ -114,7 +119,57 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn store(self, a: Self::Floats, to: &mut [f32; LANES]) {
+    fn store_floats(self, a: Self::Floats, to: &mut [f32; LANES]) {
         *to = a;
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[u32; LANES]) -> Self::Ints {
+        *from
+    }
+
+    #[inline(always)]
+    fn load_twice(self, from: &[u32; LANES / 2]) -> Self::Ints {
+        std::array::from_fn(|l| from[l % 8])
+    }
+
+    #[inline(always)]
+    fn store(self, a: Self::Ints, to: &mut [u32; LANES]) {
+        *to = a;
+    }
+
+    #[inline(always)]
+    fn byte_factor(factor: i8) -> u32 {
+        i32::from(factor) as u32
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, start: Self::Ints, a: Self::Ints, factors: Self::Ints) -> Self::Ints {
+        let sums = self.byte_sums([0; LANES], a);
+        std::array::from_fn(|l| start[l].wrapping_add(sums[l].wrapping_mul(factors[l])))
+    }
+
+    #[inline(always)]
+    fn dot_halves(self, start: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        let product = |a: u32, b: u32| (i32::from(a as i16) * i32::from(b as i16)) as u32;
+        std::array::from_fn(|l| {
+            let sum = product(a[l], b[l]).wrapping_add(product(a[l] >> 16, b[l] >> 16));
+            start[l].wrapping_add(sum)
+        })
+    }
+
+    #[inline(always)]
+    fn load_floats(self, from: &[f32; LANES]) -> Self::Floats {
+        *from
+    }
+
+    #[inline(always)]
+    fn load_floats_twice(self, from: &[f32; LANES / 2]) -> Self::Floats {
+        std::array::from_fn(|l| from[l % 8])
+    }
+
+    #[inline(always)]
+    fn mul_floats(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|l| a[l] * b[l])
     }
 }
