@@ -1,12 +1,13 @@
 //! The running second moment of a layer's inputs.
 
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
+use faer::traits::RealField;
 use faer::{Accum, MatMut, MatRef, Par};
-use nalgebra::DMatrix;
+use nalgebra::{DMatrix, Scalar};
 
 use crate::Error;
 
-/// Rows gathered before they are multiplied out: one product over many rows costs far less than many over a few.
+/// Rows multiplied out together: one product over many rows costs far less than many over a few.
 const GATHERED_ROWS: usize = 256;
 
 /// What sums are kept in. Sums of n² products are the memory of a [`Hessian`], so f64 doubles it, and doubles the time.
@@ -275,12 +276,7 @@ impl Sum {
     fn add_rows(&mut self, rows: &[f32]) {
         match self {
             Self::F32(sum) => add_gram(sum, rows),
-            Self::F64(sum) => {
-                for rows in rows.chunks(GATHERED_ROWS * sum.nrows()) {
-                    let rows: Vec<f64> = rows.iter().copied().map(f64::from).collect();
-                    add_gram(sum, &rows);
-                }
-            }
+            Self::F64(sum) => add_gram(sum, rows),
         }
     }
 
@@ -313,9 +309,11 @@ impl Sum {
 }
 
 /// Adds the lower triangle of `XᵀX`, where `rows` is `X` row-major.
-fn add_gram<T: faer::traits::RealField + nalgebra::Scalar>(sum: &mut DMatrix<T>, rows: &[T]) {
+fn add_gram<T: RealField + Scalar + From<f32>>(sum: &mut DMatrix<T>, rows: &[f32]) {
     let n = sum.nrows();
-    let x = MatRef::from_row_major_slice(rows, rows.len() / n, n);
+    let tokens = rows.len() / n;
+    let columns: Vec<T> = transposed(rows, n);
+    let x = MatRef::from_column_major_slice(&columns, tokens, n);
     matmul(
         MatMut::from_column_major_slice_mut(sum.as_mut_slice(), n, n),
         BlockStructure::TriangularLower,
@@ -327,6 +325,24 @@ fn add_gram<T: faer::traits::RealField + nalgebra::Scalar>(sum: &mut DMatrix<T>,
         T::one_impl(),
         Par::rayon(0),
     );
+}
+
+/// The row-major `rows` of `n` values, column after column: the product takes half the time where what it sums over is
+/// contiguous.
+fn transposed<T: Scalar + From<f32>>(rows: &[f32], n: usize) -> Vec<T> {
+    const SIDE: usize = 16;
+    let height = rows.len() / n;
+    let mut columns = vec![<T as From<f32>>::from(0.0); rows.len()];
+    for top in (0..height).step_by(SIDE) {
+        for left in (0..n).step_by(SIDE) {
+            for column in left..n.min(left + SIDE) {
+                for row in top..height.min(top + SIDE) {
+                    columns[column * height + row] = <T as From<f32>>::from(rows[row * n + column]);
+                }
+            }
+        }
+    }
+    columns
 }
 
 /// Copies the lower triangle onto the upper one, square by square so that both stay in cache.
