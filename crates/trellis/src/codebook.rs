@@ -42,9 +42,10 @@ impl Codebook {
     pub fn value(self, state: u16) -> f16 {
         let s = u32::from(state);
         match self {
-            Codebook::ThreeInst => {
-                sum_of_halves(s.wrapping_mul(THREE_INST_MULTIPLIER).wrapping_add(THREE_INST_ADDEND))
-            }
+            Codebook::ThreeInst => sum_of_halves(
+                s.wrapping_mul(THREE_INST_MULTIPLIER)
+                    .wrapping_add(THREE_INST_ADDEND),
+            ),
             Codebook::Mcg => sum_of_halves(s.wrapping_mul(MCG_MULTIPLIER)),
             Codebook::Mul1 => {
                 let bytes: u32 = s

@@ -35,7 +35,11 @@ impl EncodeConfig {
 
     /// What ExLlamaV3 does: the Hessian rotated by the signs of the input scale alone, no refit.
     pub fn original_recipe(bits: Bits, codebook: Codebook, seed: u64) -> Self {
-        Self { metric: HessianMetric::SignsOnly, refit: false, ..Self::new(bits, codebook, seed) }
+        Self {
+            metric: HessianMetric::SignsOnly,
+            refit: false,
+            ..Self::new(bits, codebook, seed)
+        }
     }
 }
 

@@ -18,4 +18,17 @@ pub enum Error {
         /// The length it has.
         found: usize,
     },
+    /// A weight that is NaN or infinite.
+    #[error("the weight from input {input} to output {output} is {value}")]
+    NotFinite {
+        /// The weight.
+        value: f32,
+        /// Its input channel.
+        input: usize,
+        /// Its output channel.
+        output: usize,
+    },
+    /// A channel scale that half precision cannot hold.
+    #[error("a channel scale of {0:e} does not fit into half precision")]
+    ScaleRange(f32),
 }

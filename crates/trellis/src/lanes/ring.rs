@@ -13,7 +13,7 @@ impl Ring {
     const BYTES: usize = 32 * 8 + 32;
 
     /// A ring without content.
-    pub fn new() -> Self {
+    pub const fn new() -> Self {
         Self([0; Self::BYTES])
     }
 
@@ -40,23 +40,27 @@ impl Default for Ring {
 }
 
 /// Byte of the ring where thread `thread`'s bits start.
+#[inline(always)]
 pub(super) const fn thread_start(k: usize, thread: usize) -> usize {
     k * (31 - thread)
 }
 
 /// Whether a thread's eight windows, `16 + 7 K` bits, are too long for 64 bits. Then those of elements 0, 1, 4 and 5 are
 /// taken from the 64 bits that start [`upper_offset`] bytes further on.
+#[inline(always)]
 pub(super) const fn is_wide(k: usize) -> bool {
     16 + 7 * k > 64
 }
 
 /// Bytes between a thread's first and those that hold the windows of vectors 0 and 1.
+#[inline(always)]
 pub(super) const fn upper_offset(k: usize) -> usize {
     // Element 5 starts first, 2 K bits after the thread's first bit.
     if is_wide(k) { 2 * k / 8 } else { 0 }
 }
 
 /// Where the window of `element` starts in the 64 bits that hold it.
+#[inline(always)]
 pub(super) const fn window_shift(k: usize, element: usize) -> usize {
     let offset = if element % 4 < 2 { upper_offset(k) } else { 0 };
     k * (7 - element) - 8 * offset
