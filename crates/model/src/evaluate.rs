@@ -217,7 +217,11 @@ pub fn deviation<B: Inference, R: Inference>(
     }
     Ok(Deviation {
         tokens: tokens.len(),
-        relative_rms: if difference == 0.0 { 0.0 } else { (difference / magnitude).sqrt() },
+        relative_rms: if difference == 0.0 {
+            0.0
+        } else {
+            (difference / magnitude).sqrt()
+        },
         kl_divergence: divergence / tokens.len() as f64,
         top1_agreement: agreements as f64 / tokens.len() as f64,
     })

@@ -106,16 +106,22 @@ impl<'m, B: Inference> Session<'m, B> {
         kept
     }
 
-    /// Reads `ids` and gives the logits of the token after the last of them.
+    /// Reads `ids`, [`PREFILL_CHUNK`] at a time, and gives the logits of the token after the last of them.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`] if there are none; if they are outside the vocabulary or do not fit the session.
+    /// [`Error::EmptyPrompt`] if there are none; if they are outside the vocabulary or do not fit the session, which
+    /// then is as before.
     pub fn extend(&mut self, ids: &[u32]) -> Result<Vec<f32>, Error> {
-        let mut last = None;
+        let before = self.len();
+        let mut last = Err(Error::EmptyPrompt);
         for chunk in ids.chunks(PREFILL_CHUNK) {
-            last = Some((self.forward(chunk)?, chunk.len()));
+            last = self.forward(chunk).map(|hidden| (hidden, chunk.len()));
+            if last.is_err() {
+                self.truncate(before);
+                break;
+            }
         }
-        let (hidden, rows) = last.ok_or(Error::EmptyPrompt)?;
+        let (hidden, rows) = last?;
         self.logits(&hidden, rows - 1..rows)
     }
 

@@ -255,18 +255,22 @@ impl Ranked {
         self.tokens[rank]
     }
 
-    /// The token in whose share of the weights, laid end to end, `draw` falls.
+    /// The token in whose share of the first `count` weights, laid end to end, `draw` falls.
     fn pick(&mut self, draw: f64, count: usize) -> u32 {
-        let mut upto = 0.0;
+        let (mut upto, mut last) = (0.0, 0);
         for rank in 0..count {
             let (weight, id) = self.at(rank);
+            // Rounding can leave the draw a hair above the sum of all weights: then it falls to the last of them.
+            if weight == 0.0 {
+                break;
+            }
             upto += weight;
+            last = id;
             if draw < upto {
-                return id;
+                break;
             }
         }
-        // Rounding can leave a draw a hair above the sum.
-        self.at(count - 1).1
+        last
     }
 }
 

@@ -36,16 +36,17 @@ impl<'t> Detokenizer<'t> {
     pub fn push(&mut self, id: u32) -> Result<String, Error> {
         self.window.push(id);
         let decoded = self.decode(&self.window)?;
-        let Some(new) = decoded.strip_prefix(&self.emitted) else {
+        let known = common(&self.emitted, &decoded);
+        let unfinished = unfinished(&decoded[known..]);
+        if known < self.emitted.len() && unfinished > 0 {
             // An unfinished character can spoil how the ones before it decode, until it is finished.
             return Ok(String::new());
-        };
-        let finished = new.len() - unfinished(new);
-        let piece = new[..finished].to_owned();
-        if finished == new.len() {
-            self.advance(id, decoded)?;
-        } else {
+        }
+        let piece = decoded[known..decoded.len() - unfinished].to_owned();
+        if unfinished > 0 {
             self.emitted.push_str(&piece);
+        } else {
+            self.advance(id, decoded)?;
         }
         Ok(piece)
     }
@@ -56,13 +57,8 @@ impl<'t> Detokenizer<'t> {
     /// As [`Tokenizer::decode`].
     pub fn finish(self) -> Result<String, Error> {
         let decoded = self.decode(&self.window)?;
-        let common = self
-            .emitted
-            .char_indices()
-            .zip(decoded.chars())
-            .find(|((_, a), b)| a != b)
-            .map_or(self.emitted.len().min(decoded.len()), |((at, _), _)| at);
-        Ok(decoded[common..].to_owned())
+        let known = common(&self.emitted, &decoded);
+        Ok(decoded[known..].to_owned())
     }
 
     /// Shortens the window to `id`, the context of what comes next, if `id` means the same alone.
@@ -90,4 +86,10 @@ fn unfinished(text: &str) -> usize {
         .take_while(|&c| c == char::REPLACEMENT_CHARACTER)
         .map(char::len_utf8)
         .sum()
+}
+
+/// Bytes of the longest beginning that `a` and `b` share.
+fn common(a: &str, b: &str) -> usize {
+    let shared = a.chars().zip(b.chars()).take_while(|(a, b)| a == b);
+    shared.map(|(c, _)| c.len_utf8()).sum()
 }

@@ -8,3 +8,6 @@ mod tokenizer;
 pub use detokenizer::Detokenizer;
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{SpecialTokens, Tokenizer};
+
+#[cfg(test)]
+mod tests;
