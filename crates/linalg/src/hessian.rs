@@ -82,15 +82,17 @@ impl Hessian {
     /// # Errors
     /// [`Error::RowLength`] if they are not whole rows; then nothing was added.
     pub fn update(&mut self, rows: &[f32]) -> Result<(), Error> {
-        let tokens = self.tokens(rows)?;
-        if tokens >= GATHERED_ROWS && is_finite(rows) {
-            self.flush();
-            self.sum.add_rows(rows);
-            self.count += tokens as f64;
-            self.rows += tokens as u64;
-        } else {
-            for row in rows.chunks_exact(self.features) {
-                self.gather(row, 1.0);
+        self.tokens(rows)?;
+        for chunk in rows.chunks(GATHERED_ROWS * self.features.max(1)) {
+            // A chunk of full size needs no gathering.
+            if chunk.len() == GATHERED_ROWS * self.features && is_finite(chunk) {
+                self.sum.add_rows(chunk);
+                self.count += GATHERED_ROWS as f64;
+                self.rows += GATHERED_ROWS as u64;
+            } else {
+                for row in chunk.chunks_exact(self.features) {
+                    self.gather(row, 1.0);
+                }
             }
         }
         Ok(())

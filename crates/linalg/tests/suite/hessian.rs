@@ -111,7 +111,8 @@ fn weights_count_as_repetitions() {
     weighted.update_weighted(&rows, &[2.0, 0.0, 3.0]).unwrap();
     let [first, _, third] = [0, 1, 2].map(|row| &rows[row * 5..row * 5 + 5]);
     let repeated = seen(5, &[first, first, third, third, third].concat());
-    assert_eq!(weighted.count(), 5.0);
+    assert_eq!((weighted.count(), weighted.rows()), (5.0, 3));
+    assert_eq!((repeated.count(), repeated.rows()), (5.0, 5));
     assert!(distance(&weighted.mean(), &wide(&repeated.mean())) < 1e-6);
 }
 
@@ -202,7 +203,7 @@ fn shrinking_is_the_weighted_mean() {
     let shrunk = expert.shrink_toward(&layer, 8.0).unwrap();
     let expected = (wide(&expert.mean()) * 5.0 + wide(&layer.mean()) * 8.0) / 13.0;
     assert!(distance(&shrunk.mean(), &expected) < 1e-6);
-    assert_eq!(shrunk.count(), 13.0);
+    assert_eq!((shrunk.count(), shrunk.rows()), (13.0, 5));
     // Five rows cannot span eight inputs; with the layer's they do.
     assert!(cholesky(&expert.mean(), Damping::none()).is_err());
     assert!(cholesky(&shrunk.mean(), Damping::none()).is_ok());
@@ -267,7 +268,7 @@ proptest! {
         }
         let [mut merged, other] = halves;
         merged.merge(&other).unwrap();
-        prop_assert_eq!(merged.count(), tokens as f64);
+        prop_assert_eq!((merged.count(), merged.rows()), (tokens as f64, tokens as u64));
         prop_assert!(distance(&merged.mean(), &expected) < 2e-6);
 
         let reversed: Vec<f32> = rows.chunks_exact(features).rev().flatten().copied().collect();
