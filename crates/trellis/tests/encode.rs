@@ -33,7 +33,7 @@ fn example(inputs: usize, outputs: usize, seed: u64) -> (DMatrix<f32>, DMatrix<f
 }
 
 fn bits(k: usize) -> Bits {
-    Bits::new(k).unwrap()
+    Bits::new(k).expect("tests ask for legal rates")
 }
 
 /// `tr(Eᵀ H E) / tr(Wᵀ H W)`, the plain way, in f64.

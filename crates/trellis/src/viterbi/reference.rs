@@ -59,7 +59,7 @@ fn forward<M: Metric>(
     let mut branches = Vec::new();
     for (step, &target) in targets.iter().enumerate() {
         let target = metric.value(target);
-        if M::RENORMALIZE.is_some_and(|interval| step > 0 && step % interval == 0) {
+        if M::RENORMALIZE.is_some_and(|interval| step > 0 && step.is_multiple_of(interval)) {
             M::renormalize(&mut costs);
         }
         let mut next = Vec::new();

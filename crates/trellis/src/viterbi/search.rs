@@ -4,11 +4,18 @@ use super::graph::Graph;
 use super::metric::Metric;
 use crate::{Bits, Codebook, TILE_WEIGHTS};
 
-/// One step of the search for all registers at once, and its renormalization.
+/// One step for all registers: the cost after it of register `e` becomes the smallest over the branches into `e`. Takes
+/// the codebook in the kernel's order, the costs before the step, room for those after it, and the step's target.
+pub(super) type Step<M> = fn(
+    &[<M as Metric>::Value],
+    &[<M as Metric>::Cost],
+    &mut [<M as Metric>::Cost],
+    <M as Metric>::Value,
+);
+
+/// What depends on the rate and the instructions.
 pub(super) struct Kernel<M: Metric> {
-    /// `next[e]` becomes the smallest cost over the branches into register `e`. Takes the codebook in the kernel's order,
-    /// the costs before the step, room for those after it, and the step's target.
-    pub(super) step: fn(&[M::Value], &[M::Cost], &mut [M::Cost], M::Value),
+    pub(super) step: Step<M>,
     /// As [`Metric::renormalize`].
     pub(super) renormalize: fn(&mut [M::Cost]),
     /// The states in the order in which `step` reads their weights.
@@ -141,7 +148,7 @@ impl<M: Metric> Search<M> {
             let [before, after] = costs
                 .get_disjoint_mut([slot(step), slot(step + 1)])
                 .expect("successive steps have slots of their own");
-            if M::RENORMALIZE.is_some_and(|interval| step > 0 && step % interval == 0) {
+            if M::RENORMALIZE.is_some_and(|interval| step > 0 && step.is_multiple_of(interval)) {
                 (self.kernel.renormalize)(before);
             }
             (self.kernel.step)(self.streamed.get(), before, after, target);
@@ -167,7 +174,7 @@ impl<M: Metric> Search<M> {
     /// Where the costs before `step` lie: kept ones in order, the others in two slots after them that take turns.
     fn slot(&self, step: usize) -> usize {
         let interval = self.interval();
-        if step % interval == 0 {
+        if step.is_multiple_of(interval) {
             step / interval
         } else {
             TILE_WEIGHTS / interval + 1 + step % 2
@@ -212,7 +219,8 @@ impl<M: Metric> Pass<'_, M> {
     fn kept_before(&self, step: usize) -> Option<&[M::Cost]> {
         let registers = self.search.graph.registers();
         let slot = self.search.slot(step);
-        (step % self.search.interval() == 0).then(|| &self.costs[slot * registers..][..registers])
+        step.is_multiple_of(self.search.interval())
+            .then(|| &self.costs[slot * registers..][..registers])
     }
 
     /// The register with the lowest cost after the last step, the lowest one of equals.

@@ -4,7 +4,7 @@
 
 use super::graph::Graph;
 use super::metric::{Exact, Metric};
-use super::search::Kernel;
+use super::search::{Kernel, Step};
 use crate::{Bits, STATES, SimdLevel};
 
 /// Costs that one pass over the branches accumulates.
@@ -25,9 +25,7 @@ pub(super) fn kernel(bits: Bits, level: SimdLevel) -> Kernel<Exact> {
     }
 }
 
-type Step = fn(&[f32], &[f32], &mut [f32], f32);
-
-fn step_at<const K: usize>(level: SimdLevel) -> Step {
+fn step_at<const K: usize>(level: SimdLevel) -> Step<Exact> {
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller has checked that the level is available.
@@ -81,7 +79,7 @@ fn step_lanes<const K: usize, const N: usize>(
         .zip(codebook.chunks_exact(1 << K))
         .enumerate()
     {
-        let row = block * N >> K;
+        let row = (block * N) >> K;
         let mut best = [f32::INFINITY; N];
         for (q, weights) in codebook.iter().enumerate() {
             let before = before[q * rows + row];

@@ -14,7 +14,7 @@ mod portable;
 
 use super::graph::Graph;
 use super::metric::Fixed;
-use super::search::Kernel;
+use super::search::{Kernel, Step};
 use crate::{Bits, STATES, SimdLevel};
 
 /// The most bits that these kernels take: with more, fewer than 32 registers share their upper bits, and costs are too
@@ -39,9 +39,7 @@ pub(super) fn kernel(bits: Bits, level: SimdLevel) -> Kernel<Fixed> {
     }
 }
 
-type Step = fn(&[i16], &[u16], &mut [u16], i16);
-
-fn step_at<const K: usize>(level: SimdLevel) -> Step {
+fn step_at<const K: usize>(level: SimdLevel) -> Step<Fixed> {
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller has checked that the level is available.
