@@ -9,6 +9,7 @@ mod linear;
 mod moe;
 mod moments;
 mod norm;
+pub mod packed;
 mod simd;
 mod swiglu;
 mod tensor;

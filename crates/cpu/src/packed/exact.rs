@@ -1,0 +1,112 @@
+use std::ops::Range;
+
+use treillage_trellis::lanes::{Code, GROUPS, Kernel, LANES, Lanes, Ring};
+use treillage_trellis::{Bits, TILE};
+
+use super::BLOCK_TILES;
+use super::input::Singles;
+use super::tiles::Tiles;
+
+/// The weights of one column of a block, in the order in which they meet activations: tile, vector, group.
+type Decoded = [[[f32; LANES]; GROUPS]; 4 * BLOCK_TILES];
+
+/// `out += x · What` in f32.
+pub(super) struct Exact<'a, C> {
+    pub(super) tiles: Tiles<'a>,
+    pub(super) bits: Bits,
+    pub(super) code: C,
+    /// Rows of blocks.
+    pub(super) x: &'a [Singles<f32>],
+    pub(super) rows: usize,
+    /// Tiles along the output axis.
+    pub(super) columns: Range<usize>,
+    /// `[rows, 16 columns]`.
+    pub(super) out: &'a mut [f32],
+}
+
+impl<C: Code> Kernel for Exact<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        for_bits!(self.bits, K => self.multiply::<L, K>(lanes))
+    }
+}
+
+impl<C: Code> Exact<'_, C> {
+    #[inline(always)]
+    fn multiply<L: Lanes, const K: usize>(self, lanes: L) {
+        let blocks = self.x.len() / self.rows;
+        let stride = TILE * self.columns.len();
+        let mut rings = [const { Ring::new() }; BLOCK_TILES];
+        let mut weights = [[[0.0; LANES]; GROUPS]; 4 * BLOCK_TILES];
+        for block in 0..blocks {
+            for (i, column) in self.columns.clone().enumerate() {
+                self.tiles.prefetch(block + 1, column);
+                let staged = self.tiles.stage::<L, K>(lanes, block, column, &mut rings);
+                decode::<L, C, K>(lanes, self.code, staged, &mut weights);
+                let mut row = 0;
+                while row < self.rows {
+                    let left = self.rows - row;
+                    let x = &self.x[row * blocks + block..];
+                    let out = &mut self.out[row * stride + TILE * i..];
+                    row += if L::ROWS >= 4 && left >= 4 {
+                        rows::<L, 4>(lanes, &weights, x, blocks, out, stride)
+                    } else if L::ROWS >= 2 && left >= 2 {
+                        rows::<L, 2>(lanes, &weights, x, blocks, out, stride)
+                    } else {
+                        rows::<L, 1>(lanes, &weights, x, blocks, out, stride)
+                    };
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn decode<L: Lanes, C: Code, const K: usize>(
+    lanes: L,
+    code: C,
+    staged: [&[u8]; BLOCK_TILES],
+    weights: &mut Decoded,
+) {
+    let (tiles, _) = weights.as_chunks_mut::<4>();
+    for (tile, staged) in tiles.iter_mut().zip(staged) {
+        for g in 0..GROUPS {
+            let group = lanes.group::<K>(staged, g);
+            for vector in 0..4 {
+                let values = code.values::<L, K>(lanes, group, vector);
+                lanes.store_floats(values, &mut tile[vector][g]);
+            }
+        }
+    }
+}
+
+/// Adds the products of `R` rows, `x_stride` blocks apart, to outputs that are `out_stride` apart. Gives `R`.
+#[inline(always)]
+fn rows<L: Lanes, const R: usize>(
+    lanes: L,
+    weights: &Decoded,
+    x: &[Singles<f32>],
+    x_stride: usize,
+    out: &mut [f32],
+    out_stride: usize,
+) -> usize {
+    let mut sums = [[lanes.splat_float(0.0); GROUPS]; R];
+    for (at, weights) in weights.iter().enumerate() {
+        for r in 0..R {
+            let x = lanes.load_floats_twice(&x[r * x_stride][at]);
+            for g in 0..GROUPS {
+                let weights = lanes.load_floats(&weights[g]);
+                sums[r][g] = lanes.mul_add(weights, x, sums[r][g]);
+            }
+        }
+    }
+    for r in 0..R {
+        if let Some(out) = out[r * out_stride..].first_chunk_mut() {
+            let sum = lanes.add_floats(lanes.load_floats(out), lanes.fold_floats(sums[r]));
+            lanes.store_floats(sum, out);
+        }
+    }
+    R
+}
