@@ -5,7 +5,7 @@ use treillage_trellis::{Bits, TILE};
 
 use super::BLOCK_TILES;
 use super::input::Singles;
-use super::tiles::Tiles;
+use super::tiles::{Column, Tiles};
 
 /// The weights of one column of a block, in the order in which they meet activations: tile, vector, group.
 type Decoded = [[[f32; LANES]; GROUPS]; 4 * BLOCK_TILES];
@@ -42,9 +42,8 @@ impl<C: Code> Exact<'_, C> {
         let mut weights = [[[0.0; LANES]; GROUPS]; 4 * BLOCK_TILES];
         for block in 0..blocks {
             for (i, column) in self.columns.clone().enumerate() {
-                self.tiles.prefetch(block + 1, column);
-                let staged = self.tiles.stage::<L, K>(lanes, block, column, &mut rings);
-                decode::<L, C, K>(lanes, self.code, staged, &mut weights);
+                let tiles = self.tiles.column::<L, K>(lanes, block, column, &mut rings);
+                decode::<L, C, K>(lanes, self.code, &tiles, &mut weights);
                 let mut row = 0;
                 while row < self.rows {
                     let left = self.rows - row;
@@ -67,13 +66,14 @@ impl<C: Code> Exact<'_, C> {
 fn decode<L: Lanes, C: Code, const K: usize>(
     lanes: L,
     code: C,
-    staged: [&[u8]; BLOCK_TILES],
+    column: &Column<'_>,
     weights: &mut Decoded,
 ) {
     let (tiles, _) = weights.as_chunks_mut::<4>();
-    for (tile, staged) in tiles.iter_mut().zip(staged) {
+    for (t, tile) in tiles.iter_mut().enumerate() {
+        column.prefetch_below::<K>(t);
         for g in 0..GROUPS {
-            let group = lanes.group::<K>(staged, g);
+            let group = column.group::<L, K>(lanes, t, g);
             for vector in 0..4 {
                 let values = code.values::<L, K>(lanes, group, vector);
                 lanes.store_floats(values, &mut tile[vector][g]);

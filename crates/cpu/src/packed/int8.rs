@@ -5,7 +5,7 @@ use treillage_trellis::{Bits, MUL1_MULTIPLIER, TILE};
 
 use super::BLOCK_TILES;
 use super::input::{Pairs, Singles, Steps};
-use super::tiles::Tiles;
+use super::tiles::{Column, Tiles};
 
 /// What is shared by both ways to multiply quantized activations with `What`, of the codebook MUL1.
 ///
@@ -52,18 +52,17 @@ impl Int8<'_, Singles<u32>> {
         let mut rings = [const { Ring::new() }; BLOCK_TILES];
         for block in 0..blocks {
             for (i, column) in self.columns.clone().enumerate() {
-                self.tiles.prefetch(block + 1, column);
-                let staged = self.tiles.stage::<L, K>(lanes, block, column, &mut rings);
+                let tiles = self.tiles.column::<L, K>(lanes, block, column, &mut rings);
                 let mut row = 0;
                 while row < self.rows {
                     let at = row * blocks + block;
                     let (x, scales) = (&self.x[at..], &self.steps.scales[at..]);
                     let out = &mut self.out[row * stride + TILE * i..];
                     row += if L::ROWS >= 2 && self.rows - row >= 2 {
-                        let sums = byte_sums::<L, K, 2>(lanes, staged, x, blocks);
+                        let sums = byte_sums::<L, K, 2>(lanes, &tiles, x, blocks);
                         add(lanes, sums, scales, blocks, out, stride)
                     } else {
-                        let sums = byte_sums::<L, K, 1>(lanes, staged, x, blocks);
+                        let sums = byte_sums::<L, K, 1>(lanes, &tiles, x, blocks);
                         add(lanes, sums, scales, blocks, out, stride)
                     };
                 }
@@ -81,9 +80,8 @@ impl Int8<'_, Pairs> {
         let mut weights = [[[0; LANES]; GROUPS]; 2 * BLOCK_TILES];
         for block in 0..blocks {
             for (i, column) in self.columns.clone().enumerate() {
-                self.tiles.prefetch(block + 1, column);
-                let staged = self.tiles.stage::<L, K>(lanes, block, column, &mut rings);
-                decode::<L, K>(lanes, staged, &mut weights);
+                let tiles = self.tiles.column::<L, K>(lanes, block, column, &mut rings);
+                decode::<L, K>(lanes, &tiles, &mut weights);
                 let mut row = 0;
                 while row < self.rows {
                     let left = self.rows - row;
@@ -111,11 +109,12 @@ impl Int8<'_, Pairs> {
 type Decoded = [[[u32; LANES]; GROUPS]; 2 * BLOCK_TILES];
 
 #[inline(always)]
-fn decode<L: Lanes, const K: usize>(lanes: L, staged: [&[u8]; BLOCK_TILES], weights: &mut Decoded) {
+fn decode<L: Lanes, const K: usize>(lanes: L, column: &Column<'_>, weights: &mut Decoded) {
     let (tiles, _) = weights.as_chunks_mut::<2>();
-    for (tile, staged) in tiles.iter_mut().zip(staged) {
+    for (t, tile) in tiles.iter_mut().enumerate() {
+        column.prefetch_below::<K>(t);
         for g in 0..GROUPS {
-            let group = lanes.group::<K>(staged, g);
+            let group = column.group::<L, K>(lanes, t, g);
             for pair in 0..2 {
                 let first = lanes.products::<K>(group, 2 * pair, MUL1_MULTIPLIER);
                 let second = lanes.products::<K>(group, 2 * pair + 1, MUL1_MULTIPLIER);
@@ -130,14 +129,15 @@ fn decode<L: Lanes, const K: usize>(lanes: L, staged: [&[u8]; BLOCK_TILES], weig
 #[inline(always)]
 fn byte_sums<L: Lanes, const K: usize, const R: usize>(
     lanes: L,
-    staged: [&[u8]; BLOCK_TILES],
+    column: &Column<'_>,
     x: &[Singles<u32>],
     stride: usize,
 ) -> [L::Ints; R] {
     let mut sums = [[lanes.splat(0); GROUPS]; R];
-    for (tile, staged) in staged.into_iter().enumerate() {
+    for tile in 0..BLOCK_TILES {
+        column.prefetch_below::<K>(tile);
         for g in 0..GROUPS {
-            let group = lanes.group::<K>(staged, g);
+            let group = column.group::<L, K>(lanes, tile, g);
             for vector in 0..4 {
                 let products = lanes.products::<K>(group, vector, MUL1_MULTIPLIER);
                 for r in 0..R {

@@ -7,68 +7,80 @@ use super::BLOCK_TILES;
 #[derive(Clone, Copy)]
 pub(super) struct Tiles<'a> {
     words: &'a [u16],
-    /// Tiles along the output axis.
-    columns: usize,
-    words_per_tile: usize,
+    /// Words from one tile to the one below it.
+    row: usize,
+}
+
+/// The tiles of one column of one block.
+pub(super) struct Column<'a> {
+    words: &'a [u16],
+    row: usize,
+    rings: &'a [Ring; BLOCK_TILES],
 }
 
 impl<'a> Tiles<'a> {
     pub(super) fn new(linear: &'a PackedLinear) -> Self {
         let [_, columns, words_per_tile] = linear.shape();
-        let words = linear.words();
         Self {
-            words,
-            columns,
-            words_per_tile,
+            words: linear.words(),
+            row: columns * words_per_tile,
         }
     }
 
-    /// Tiles `block · 8..` of one column, ready to be gathered from.
+    /// The tiles of column `column` of block `block`, ready to be gathered from.
     #[inline(always)]
-    pub(super) fn stage<'r, L: Lanes, const K: usize>(
+    pub(super) fn column<'b, L: Lanes, const K: usize>(
         self,
         lanes: L,
         block: usize,
         column: usize,
-        rings: &'r mut [Ring; BLOCK_TILES],
-    ) -> [&'r [u8]; BLOCK_TILES]
+        rings: &'b mut [Ring; BLOCK_TILES],
+    ) -> Column<'b>
     where
-        'a: 'r,
+        'a: 'b,
     {
-        let mut staged: [&[u8]; BLOCK_TILES] = [&[]; BLOCK_TILES];
-        for (i, ring) in rings.iter_mut().enumerate() {
-            let start = self.start(BLOCK_TILES * block + i, column);
-            staged[i] = lanes.stage::<K>(&self.words[start..start + 16 * K], ring);
+        let words = &self.words[BLOCK_TILES * block * self.row + 16 * K * column..];
+        for (tile, ring) in rings.iter_mut().enumerate() {
+            lanes.stage::<K>(&words[tile * self.row..][..16 * K], ring);
         }
-        staged
-    }
-
-    /// Asks for the tiles of a block that will be staged later, if there are any.
-    #[inline(always)]
-    pub(super) fn prefetch(self, block: usize, column: usize) {
-        for i in 0..BLOCK_TILES {
-            let start = self.start(BLOCK_TILES * block + i, column);
-            if let Some(words) = self.words.get(start..start + self.words_per_tile) {
-                prefetch(words);
-            }
+        Column {
+            words,
+            row: self.row,
+            rings,
         }
-    }
-
-    #[inline(always)]
-    fn start(self, row: usize, column: usize) -> usize {
-        (row * self.columns + column) * self.words_per_tile
     }
 }
 
-/// Asks for the cache lines that `words` begin in.
-#[inline(always)]
-fn prefetch(words: &[u16]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in words.chunks(32) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing, and SSE is part of every x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+impl Column<'_> {
+    /// The bits of a group of one of the tiles.
+    #[inline(always)]
+    pub(super) fn group<L: Lanes, const K: usize>(
+        &self,
+        lanes: L,
+        tile: usize,
+        group: usize,
+    ) -> L::Group {
+        let words = &self.words[tile * self.row..][..16 * K];
+        lanes.group::<K>(words, &self.rings[tile], group)
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = words;
+
+    /// Asks for the words of tile `tile` of the block below.
+    #[inline(always)]
+    pub(super) fn prefetch_below<const K: usize>(&self, tile: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let below = self
+                .words
+                .as_ptr()
+                .wrapping_add((BLOCK_TILES + tile) * self.row);
+            // Words of a row follow one another, so that the rest of a tile's last line comes with the next tile.
+            for line in 0..(32 * K).div_ceil(64) {
+                // SAFETY: a prefetch reads nothing, wherever it points; SSE is part of every x86-64.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(below.wrapping_add(32 * line).cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = tile;
+    }
 }

@@ -79,9 +79,9 @@ impl<C: Code> DecodeTile<'_, C> {
     #[inline(always)]
     fn decode<L: Lanes, const K: usize>(self, lanes: L) {
         let mut ring = Ring::new();
-        let staged = lanes.stage::<K>(self.words, &mut ring);
+        lanes.stage::<K>(self.words, &mut ring);
         for g in 0..GROUPS {
-            let group = lanes.group::<K>(staged, g);
+            let group = lanes.group::<K>(self.words, &ring, g);
             for vector in 0..GROUPS {
                 let mut values = [0.0; LANES];
                 lanes.store_floats(self.code.values::<L, K>(lanes, group, vector), &mut values);

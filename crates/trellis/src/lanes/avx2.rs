@@ -1,6 +1,7 @@
 use std::arch::{is_x86_feature_detected, x86_64::*};
 
-use super::{Kernel, LANES, Lanes, Ring, Vectors, intrinsics, ring};
+use super::ring::{Ring, thread_start, upper_offset, window_shift};
+use super::{Kernel, LANES, Lanes, Vectors, intrinsics};
 
 /// AVX2 with FMA; a vector is two registers.
 #[derive(Clone, Copy, Debug)]
@@ -30,22 +31,19 @@ impl Lanes for Avx2 {
     type Group = [[__m256i; 2]; 2];
 
     #[inline(always)]
-    fn stage<'a, const K: usize>(self, words: &'a [u16], ring: &'a mut Ring) -> &'a [u8] {
-        ring.fill::<K>(words)
+    fn stage<const K: usize>(self, words: &[u16], ring: &mut Ring) {
+        ring.fill::<K>(words);
     }
 
     #[inline(always)]
-    fn group<const K: usize>(self, staged: &[u8], group: usize) -> Self::Group {
-        let (thread, upper) = (8 * group, ring::upper_offset(K));
+    fn group<const K: usize>(self, _: &[u16], ring: &Ring, group: usize) -> Self::Group {
+        let (thread, upper) = (8 * group, upper_offset(K));
         [
             [
-                runs::<K>(staged, thread, upper),
-                runs::<K>(staged, thread + 4, upper),
+                runs::<K>(ring, thread, upper),
+                runs::<K>(ring, thread + 4, upper),
             ],
-            [
-                runs::<K>(staged, thread, 0),
-                runs::<K>(staged, thread + 4, 0),
-            ],
+            [runs::<K>(ring, thread, 0), runs::<K>(ring, thread + 4, 0)],
         ]
     }
 
@@ -173,10 +171,10 @@ impl Vectors for Avx2 {
 
 /// The 64-bit runs of four threads, each `offset` bytes after the thread's start.
 #[inline(always)]
-fn runs<const K: usize>(staged: &[u8], thread: usize, offset: usize) -> __m256i {
+fn runs<const K: usize>(ring: &Ring, thread: usize, offset: usize) -> __m256i {
     // The runs of two neighbours lie in 16 bytes, that of the later one first.
-    let first = &staged[ring::thread_start(K, thread + 1) + offset..][..16];
-    let second = &staged[ring::thread_start(K, thread + 3) + offset..][..16];
+    let first: &[u8; 16] = ring.run(thread_start(K, thread + 1) + offset);
+    let second: &[u8; 16] = ring.run(thread_start(K, thread + 3) + offset);
     let order = const {
         let mut order = [0; 16];
         let mut i = 0;
@@ -199,8 +197,8 @@ fn runs<const K: usize>(staged: &[u8], thread: usize, offset: usize) -> __m256i 
 /// The states of four threads' elements `vector` and `vector + 4`, times `multiplier`.
 #[inline(always)]
 fn products<const K: usize>(runs: __m256i, vector: usize, multiplier: u32) -> __m256i {
-    let down = ring::window_shift(K, vector) as i32;
-    let up = 32 - ring::window_shift(K, vector + 4) as i32;
+    let down = window_shift(K, vector) as i32;
+    let up = 32 - window_shift(K, vector + 4) as i32;
     // SAFETY: called by methods of `Avx2` alone, which exists only where the CPU has the instructions.
     unsafe {
         let low = _mm256_srl_epi64(runs, _mm_cvtsi32_si128(down));

@@ -1,6 +1,8 @@
 use std::arch::{is_x86_feature_detected, x86_64::*};
 
-use super::{Kernel, LANES, Lanes, Ring, Vectors, gather::Gather, intrinsics, ring};
+use super::gather::Gather;
+use super::ring::{Ring, is_wide};
+use super::{Kernel, LANES, Lanes, Vectors, intrinsics};
 
 /// AVX-512 with VBMI, which gathers bytes and bit windows across a register, and VNNI, which adds up bytes.
 #[derive(Clone, Copy, Debug)]
@@ -35,15 +37,13 @@ impl Lanes for Avx512 {
     type Group = [__m512i; 2];
 
     #[inline(always)]
-    fn stage<'a, const K: usize>(self, words: &'a [u16], _: &'a mut Ring) -> &'a [u8] {
-        bytemuck::cast_slice(&words[..16 * K])
-    }
+    fn stage<const K: usize>(self, _: &[u16], _: &mut Ring) {}
 
     #[inline(always)]
-    fn group<const K: usize>(self, staged: &[u8], group: usize) -> Self::Group {
-        let tile = &staged[..32 * K];
+    fn group<const K: usize>(self, words: &[u16], _: &Ring, group: usize) -> Self::Group {
+        let tile = &words[..16 * K];
         let lower = gather::<K>(tile, group, 1);
-        if ring::is_wide(K) {
+        if is_wide(K) {
             [gather::<K>(tile, group, 0), lower]
         } else {
             [lower, lower]
@@ -139,22 +139,22 @@ impl Vectors for Avx512 {
 
 /// The runs of a group's eight threads, upper (0) or from the threads' start (1).
 #[inline(always)]
-fn gather<const K: usize>(tile: &[u8], group: usize, run: usize) -> __m512i {
-    let start = &tile[Gather::<K>::START[group]..];
+fn gather<const K: usize>(tile: &[u16], group: usize, run: usize) -> __m512i {
+    let start = &tile[Gather::<K>::START[group] / 2..];
     let indices = &Gather::<K>::INDICES[group][run];
-    // SAFETY: called by methods of `Avx512` alone, which exists only where the CPU has the instructions; the slices are at least as long as
-    // what is read.
+    // SAFETY: called by methods of `Avx512` alone, which exists only where the CPU has the instructions; every slice is as
+    // long as what is read.
     unsafe {
         let indices = _mm512_loadu_si512(indices.as_ptr().cast());
         if K == 1 {
-            let tile = _mm256_loadu_si256(start[..32].as_ptr().cast());
+            let tile = _mm256_loadu_si256(start[..16].as_ptr().cast());
             return _mm512_permutexvar_epi8(indices, _mm512_broadcast_i64x4(tile));
         }
-        let bytes = _mm512_loadu_si512(start[..64].as_ptr().cast());
+        let bytes = _mm512_loadu_si512(start[..32].as_ptr().cast());
         if !Gather::<K>::GOES_BACK[group] {
             return _mm512_permutexvar_epi8(indices, bytes);
         }
-        let before = &tile[Gather::<K>::BEFORE[group]..][..64];
+        let before = &tile[Gather::<K>::BEFORE[group] / 2..][..32];
         let before = _mm512_loadu_si512(before.as_ptr().cast());
         _mm512_permutex2var_epi8(bytes, indices, before)
     }

@@ -62,12 +62,12 @@ pub trait Lanes: Vectors {
     /// The bits of the 64 weights of one group.
     type Group: Copy;
 
-    /// Makes one tile's words ready for [`Lanes::group`]: where the instructions cannot gather from the words as they
-    /// are stored, a copy in `ring` that they can gather from.
-    fn stage<'a, const K: usize>(self, words: &'a [u16], ring: &'a mut Ring) -> &'a [u8];
+    /// Makes one tile's words ready for [`Lanes::group`]: fills `ring` where the instructions cannot gather from the words
+    /// as they are stored.
+    fn stage<const K: usize>(self, words: &[u16], ring: &mut Ring);
 
-    /// The bits of group `group` of a staged tile.
-    fn group<const K: usize>(self, staged: &[u8], group: usize) -> Self::Group;
+    /// The bits of group `group` of a tile, staged in `ring`.
+    fn group<const K: usize>(self, words: &[u16], ring: &Ring, group: usize) -> Self::Group;
 
     /// The states of vector `vector` of a group, times `multiplier`, modulo 2³².
     fn products<const K: usize>(

@@ -1,6 +1,7 @@
 use std::arch::aarch64::*;
 
-use super::{LANES, Lanes, Ring, Vectors, intrinsics, ring};
+use super::ring::{Ring, thread_start, upper_offset, window_shift};
+use super::{LANES, Lanes, Vectors, intrinsics};
 
 /// NEON, which every AArch64 has; a vector is four registers.
 #[derive(Clone, Copy, Debug)]
@@ -18,14 +19,14 @@ impl Lanes for Neon {
     type Group = [[uint64x2_t; 4]; 2];
 
     #[inline(always)]
-    fn stage<'a, const K: usize>(self, words: &'a [u16], ring: &'a mut Ring) -> &'a [u8] {
-        ring.fill::<K>(words)
+    fn stage<const K: usize>(self, words: &[u16], ring: &mut Ring) {
+        ring.fill::<K>(words);
     }
 
     #[inline(always)]
-    fn group<const K: usize>(self, staged: &[u8], group: usize) -> Self::Group {
-        let runs = |offset| std::array::from_fn(|i| runs::<K>(staged, 8 * group + 2 * i, offset));
-        [runs(ring::upper_offset(K)), runs(0)]
+    fn group<const K: usize>(self, _: &[u16], ring: &Ring, group: usize) -> Self::Group {
+        let runs = |offset| std::array::from_fn(|i| runs::<K>(ring, 8 * group + 2 * i, offset));
+        [runs(upper_offset(K)), runs(0)]
     }
 
     #[inline(always)]
@@ -35,8 +36,8 @@ impl Lanes for Neon {
         vector: usize,
         multiplier: u32,
     ) -> Self::Ints {
-        let down = -(ring::window_shift(K, vector) as i64);
-        let up = 32 - ring::window_shift(K, vector + 4) as i64;
+        let down = -(window_shift(K, vector) as i64);
+        let up = 32 - window_shift(K, vector + 4) as i64;
         group[vector / 2].map(|runs| {
             // SAFETY: NEON is part of every AArch64.
             unsafe {
@@ -135,9 +136,9 @@ impl Vectors for Neon {
 
 /// The 64-bit runs of two threads, each `offset` bytes after the thread's start.
 #[inline(always)]
-fn runs<const K: usize>(staged: &[u8], thread: usize, offset: usize) -> uint64x2_t {
+fn runs<const K: usize>(ring: &Ring, thread: usize, offset: usize) -> uint64x2_t {
     // The runs of two neighbours lie in 16 bytes, that of the later one first.
-    let bytes = &staged[ring::thread_start(K, thread + 1) + offset..][..16];
+    let bytes: &[u8; 16] = ring.run(thread_start(K, thread + 1) + offset);
     let order: [u8; 16] = std::array::from_fn(|i| (i % 8 + if i < 8 { K } else { 0 }) as u8);
     // SAFETY: NEON is part of every AArch64; both are 16 bytes.
     unsafe {

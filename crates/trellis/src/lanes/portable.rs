@@ -1,4 +1,5 @@
-use super::{LANES, Lanes, Ring, Vectors, ring};
+use super::ring::{Ring, thread_start, upper_offset, window_shift};
+use super::{LANES, Lanes, Vectors};
 
 /// Plain Rust, for the compiler to vectorise with what the target has.
 #[derive(Clone, Copy, Debug)]
@@ -16,19 +17,16 @@ impl Lanes for Portable {
     type Group = [[u64; 8]; 2];
 
     #[inline(always)]
-    fn stage<'a, const K: usize>(self, words: &'a [u16], ring: &'a mut Ring) -> &'a [u8] {
-        ring.fill::<K>(words)
+    fn stage<const K: usize>(self, words: &[u16], ring: &mut Ring) {
+        ring.fill::<K>(words);
     }
 
     #[inline(always)]
-    fn group<const K: usize>(self, staged: &[u8], group: usize) -> Self::Group {
-        [ring::upper_offset(K), 0].map(|offset| {
+    fn group<const K: usize>(self, _: &[u16], ring: &Ring, group: usize) -> Self::Group {
+        [upper_offset(K), 0].map(|offset| {
             std::array::from_fn(|i| {
-                let start = ring::thread_start(K, 8 * group + i) + offset;
-                let (bits, _) = staged[start..]
-                    .split_first_chunk()
-                    .expect("a ring ends after its last run");
-                u64::from_le_bytes(*bits)
+                let start = thread_start(K, 8 * group + i) + offset;
+                u64::from_le_bytes(*ring.run(start))
             })
         })
     }
@@ -43,7 +41,7 @@ impl Lanes for Portable {
         let bits = group[vector / 2];
         std::array::from_fn(|lane| {
             let element = vector + 4 * (lane % 2);
-            let state = (bits[lane / 2] >> ring::window_shift(K, element)) as u16;
+            let state = (bits[lane / 2] >> window_shift(K, element)) as u16;
             u32::from(state).wrapping_mul(multiplier)
         })
     }

@@ -19,7 +19,7 @@ impl Ring {
 
     /// Fills the ring with the words of a tile.
     #[inline(always)]
-    pub(super) fn fill<const K: usize>(&mut self, words: &[u16]) -> &[u8] {
+    pub(super) fn fill<const K: usize>(&mut self, words: &[u16]) {
         let (pairs, _) = words[..16 * K].as_chunks::<2>();
         let (ring, _) = self.0.as_chunks_mut::<4>();
         // Within 32-bit words the bits run from the highest down already.
@@ -29,7 +29,15 @@ impl Ring {
             *to = bytes(from);
         }
         ring[8 * K] = bytes(&pairs[8 * K - 1]);
-        &self.0
+    }
+
+    /// `N` bytes from byte `start` on.
+    #[inline(always)]
+    pub(super) fn run<const N: usize>(&self, start: usize) -> &[u8; N] {
+        let (run, _) = self.0[start..]
+            .split_first_chunk()
+            .expect("no run starts in the last 16 bytes");
+        run
     }
 }
 
