@@ -1,12 +1,13 @@
 //! `decode`: how fast does a mixture-of-experts model of random words read and write?
 
 use anyhow::Result;
-use clap::ValueEnum;
 use serde_json::json;
 use treillage_benches::{artifact::Artifact, random::RandomModel, timing::Timings};
 use treillage_cpu::{Arithmetic, CpuBackend, Options};
 use treillage_model::{Model, argmax};
 use treillage_trellis::{Bits, Codebook};
+
+use crate::ArithmeticChoice;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -19,7 +20,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t)]
     codebook: Codebook,
     /// Arithmetic of packed linears
-    #[arg(long, value_enum, default_values_t = [ArithmeticChoice::Exact, ArithmeticChoice::Int8])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [ArithmeticChoice::Exact, ArithmeticChoice::Int8])]
     arithmetic: Vec<ArithmeticChoice>,
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -35,12 +36,6 @@ pub(crate) struct Args {
     /// Measured runs, of which the median counts
     #[arg(long, default_value_t = 5)]
     repeats: usize,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ArithmeticChoice {
-    Exact,
-    Int8,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Artifact> {
@@ -75,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
             measured.prefill, measured.decode, measured.decode_best
         );
         artifact.push(json!({
-            "arithmetic": name,
+            "arithmetic": choice.to_string(),
             "prefill_tokens_per_second": measured.prefill,
             "decode_tokens_per_second": measured.decode,
             "decode_tokens_per_second_best": measured.decode_best,
@@ -92,7 +87,10 @@ struct Measured {
 }
 
 fn measure(args: &Args, weights: &RandomModel, arithmetic: Arithmetic) -> Result<Measured> {
-    let backend = CpuBackend::new(Options { arithmetic });
+    let backend = CpuBackend::new(Options {
+        arithmetic,
+        ..Options::default()
+    });
     let model = Model::load(&backend, weights, &RandomModel::config(args.layers)?)?;
     let mut session = model.session(&backend, args.prompt + args.tokens)?;
     let prompt: Vec<u32> = (1..=args.prompt as u32).map(|i| i * 997 % 32_000).collect();

@@ -1,0 +1,316 @@
+//! `treillage inspect`
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+use treillage_checkpoint::{Checkpoint, Dtype, ModelConfig, Quantization, StoredLinear};
+use treillage_model::plan::{LinearPlan, ModelPlan, plan};
+
+use crate::{
+    names, output, runtime,
+    table::{Table, bytes, grouped},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folder of the checkpoint
+    dir: PathBuf,
+    /// Tokens of a conversation, for the memory it takes
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    context: usize,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    let checkpoint = Checkpoint::open(&args.dir)?;
+    output::print(&Report::new(&checkpoint, args)?, json)
+}
+
+/// What a checkpoint is made of.
+#[derive(Serialize)]
+struct Report {
+    dir: PathBuf,
+    architecture: &'static str,
+    quantization: &'static str,
+    layers: usize,
+    hidden_size: usize,
+    vocabulary: usize,
+    attention_heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    /// Experts of a layer and how many a token visits.
+    experts: Option<[usize; 2]>,
+    max_context: usize,
+    parameters: u64,
+    /// Those that one token is multiplied with.
+    active_parameters: u64,
+    /// Average over the linears of all blocks.
+    bits_per_weight: f64,
+    /// `None` where the embedding serves as head.
+    head_bits: Option<usize>,
+    linears: Vec<RoleReport>,
+    other_tensors: Kept,
+    bytes_on_disk: u64,
+    memory: Memory,
+}
+
+/// Linears that play one role, over all layers and experts.
+#[derive(Serialize)]
+struct RoleReport {
+    role: String,
+    shape: [usize; 2],
+    linears: usize,
+    weights: u64,
+    bytes: u64,
+    /// Number of linears by bits per weight.
+    bits: BTreeMap<usize, usize>,
+    /// How they are coded.
+    formats: Vec<String>,
+}
+
+/// Tensors that are no quantizable linear: embedding, norms, routers.
+#[derive(Serialize, Default)]
+struct Kept {
+    tensors: usize,
+    values: u64,
+    bytes: u64,
+}
+
+/// Memory that running the model takes, in bytes.
+#[derive(Serialize)]
+struct Memory {
+    weights: u64,
+    kv_cache_per_token: u64,
+    context: usize,
+    total: u64,
+}
+
+impl Report {
+    fn new(checkpoint: &Checkpoint, args: &Args) -> Result<Self> {
+        let config = checkpoint.config();
+        let plan = plan(config);
+        let stored = |plan| Stored::read(checkpoint, plan);
+        let blocks = plan.blocks.iter().flat_map(|block| &block.linears);
+        let blocks = blocks.map(stored).collect::<Result<Vec<_>>>()?;
+        // Without a tensor of its own, a tied head is the embedding.
+        let borrowed = plan.tied && !checkpoint.has_linear(&plan.head.prefix);
+        let head = (!borrowed).then(|| stored(&plan.head)).transpose()?;
+        let kept = Kept::read(checkpoint, &plan)?;
+
+        let block_weights: u64 = blocks.iter().map(|l| l.weights).sum();
+        let block_bits: u64 = blocks.iter().map(|l| l.weights * l.bits as u64).sum();
+        let head_weights = plan.head.shape.weights() as u64;
+        let active: u64 = blocks.iter().map(|l| l.active(config)).sum();
+        let linear_bytes: u64 = blocks.iter().chain(&head).map(|l| l.bytes).sum();
+        let kv_cache_per_token = kv_bytes_per_token(config);
+        let memory_weights = linear_bytes + kept.bytes;
+        Ok(Self {
+            dir: args.dir.clone(),
+            architecture: config.architecture.model_type(),
+            quantization: match checkpoint.quantization() {
+                Some(Quantization::Exl3) => "exl3",
+                Some(Quantization::Fp8 { .. }) => "fp8",
+                Some(_) => "another",
+                None => "none",
+            },
+            layers: config.num_layers,
+            hidden_size: config.hidden_size,
+            vocabulary: config.vocab_size,
+            attention_heads: config.attention.num_heads,
+            kv_heads: config.attention.num_kv_heads,
+            head_dim: config.attention.head_dim,
+            experts: config
+                .moe()
+                .map(|moe| [moe.num_experts, moe.experts_per_token]),
+            max_context: config.max_position_embeddings,
+            parameters: block_weights + kept.values + if plan.tied { 0 } else { head_weights },
+            active_parameters: active + head_weights,
+            bits_per_weight: block_bits as f64 / block_weights as f64,
+            head_bits: head.as_ref().map(|head| head.bits),
+            linears: names::grouped_by(blocks.into_iter().chain(head), |l| l.role.clone())
+                .into_iter()
+                .map(RoleReport::new)
+                .collect(),
+            other_tensors: kept,
+            bytes_on_disk: runtime::weight_bytes(&args.dir)?,
+            memory: Memory {
+                weights: memory_weights,
+                kv_cache_per_token,
+                context: args.context,
+                total: memory_weights + kv_cache_per_token * args.context as u64,
+            },
+        })
+    }
+}
+
+/// Keys and values of all layers, in f32 as the CPU backend keeps them.
+fn kv_bytes_per_token(config: &ModelConfig) -> u64 {
+    let attention = &config.attention;
+    (2 * config.num_layers * attention.num_kv_heads * attention.head_dim * size_of::<f32>()) as u64
+}
+
+/// One linear as it lies on disk.
+struct Stored {
+    role: String,
+    shape: [usize; 2],
+    expert: bool,
+    weights: u64,
+    bytes: u64,
+    bits: usize,
+    format: String,
+}
+
+impl Stored {
+    fn read(checkpoint: &Checkpoint, plan: &LinearPlan) -> Result<Self> {
+        let shape = plan.shape;
+        let weight = checkpoint.tensor(&format!("{}.weight", plan.prefix));
+        let (bytes, bits, format) = match weight {
+            // Reading FP8 as a linear would convert it.
+            Ok(view) if view.dtype() == Dtype::F8E4m3 => (
+                view.bytes().len(),
+                view.dtype().bits(),
+                view.dtype().to_string(),
+            ),
+            _ => match checkpoint.linear(&plan.prefix, shape.in_features, shape.out_features)? {
+                StoredLinear::Dense { weight, .. } => {
+                    let dtype = weight.data().dtype();
+                    (weight.data().bytes().len(), dtype.bits(), dtype.to_string())
+                }
+                StoredLinear::Trellis(packed) => {
+                    let format = format!("trellis {}", packed.codebook());
+                    (packed.byte_len(), packed.bits().get(), format)
+                }
+            },
+        };
+        Ok(Self {
+            role: names::role(&plan.prefix),
+            shape: [shape.out_features, shape.in_features],
+            expert: plan.expert.is_some(),
+            weights: shape.weights() as u64,
+            bytes: bytes as u64,
+            bits,
+            format,
+        })
+    }
+
+    /// Weights that one token is multiplied with, on average over the experts.
+    fn active(&self, config: &ModelConfig) -> u64 {
+        match config.moe() {
+            Some(moe) if self.expert => {
+                self.weights * moe.experts_per_token as u64 / moe.num_experts as u64
+            }
+            _ => self.weights,
+        }
+    }
+}
+
+impl Kept {
+    fn read(checkpoint: &Checkpoint, plan: &ModelPlan) -> Result<Self> {
+        let mut kept = Self::default();
+        for name in plan
+            .blocks
+            .iter()
+            .flat_map(|block| &block.kept)
+            .chain(&plan.kept)
+        {
+            let tensor = checkpoint.tensor(name)?;
+            kept.tensors += 1;
+            kept.values += tensor.shape().iter().product::<usize>() as u64;
+            kept.bytes += tensor.bytes().len() as u64;
+        }
+        Ok(kept)
+    }
+}
+
+impl RoleReport {
+    fn new((role, linears): (String, Vec<Stored>)) -> Self {
+        let mut bits = BTreeMap::new();
+        let mut formats: Vec<String> = Vec::new();
+        for linear in &linears {
+            *bits.entry(linear.bits).or_default() += 1;
+            if !formats.contains(&linear.format) {
+                formats.push(linear.format.clone());
+            }
+        }
+        Self {
+            role,
+            shape: linears[0].shape,
+            linears: linears.len(),
+            weights: linears.iter().map(|l| l.weights).sum(),
+            bytes: linears.iter().map(|l| l.bytes).sum(),
+            bits,
+            formats,
+        }
+    }
+
+    /// `3×40 4×8`: 40 linears of 3 bits and 8 of 4; of one rate only, the rate.
+    fn histogram(&self) -> String {
+        let one = self.bits.len() == 1;
+        let each = |(bits, count): (&usize, &usize)| match one {
+            true => bits.to_string(),
+            false => format!("{bits}×{count}"),
+        };
+        self.bits.iter().map(each).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} layers, hidden {}, {} heads of {} ({} for keys and values), vocabulary {}",
+            self.architecture,
+            self.layers,
+            self.hidden_size,
+            self.attention_heads,
+            self.head_dim,
+            self.kv_heads,
+            grouped(self.vocabulary as u64),
+        )?;
+        if let Some([experts, visited]) = self.experts {
+            write!(f, ", {experts} experts of which a token visits {visited}")?;
+        }
+        writeln!(
+            f,
+            "\n{} parameters, {} active per token; context up to {}\n",
+            grouped(self.parameters),
+            grouped(self.active_parameters),
+            grouped(self.max_context as u64)
+        )?;
+        let mut table = Table::new(&["linears", "number", "shape", "format", "bits", "size"]);
+        for role in &self.linears {
+            table.row([
+                role.role.clone(),
+                role.linears.to_string(),
+                format!("{}×{}", role.shape[0], role.shape[1]),
+                role.formats.join(", "),
+                role.histogram(),
+                bytes(role.bytes),
+            ]);
+        }
+        let kept = &self.other_tensors;
+        table.row([
+            "embedding, norms, routers".to_owned(),
+            kept.tensors.to_string(),
+            String::new(),
+            String::new(),
+            String::new(),
+            bytes(kept.bytes),
+        ]);
+        writeln!(f, "{table}")?;
+        let memory = &self.memory;
+        write!(
+            f,
+            "{:.2} bits per weight in the blocks, {} in the head; {} on disk\n\
+             memory: {} of weights and {} a token, {} at a context of {}",
+            self.bits_per_weight,
+            self.head_bits
+                .map_or("as in the embedding".to_owned(), |bits| bits.to_string()),
+            bytes(self.bytes_on_disk),
+            bytes(memory.weights),
+            bytes(memory.kv_cache_per_token),
+            bytes(memory.total),
+            grouped(memory.context as u64),
+        )
+    }
+}

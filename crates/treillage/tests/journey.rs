@@ -1,0 +1,261 @@
+//! Every command on the repository's own model, one after the other as a newcomer would run them.
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    path::Path,
+    process::Stdio,
+};
+
+use serde_json::Value;
+use support::{fixture, json, stdout, treillage};
+use tempfile::TempDir;
+
+/// Quantizing is what takes time, so the commands that need a quantized model share one.
+#[test]
+fn from_a_checkpoint_to_a_conversation() {
+    let dir = TempDir::new().unwrap();
+    let quantized = dir.path().join("quantized");
+    quantize(&quantized);
+    inspect(&quantized);
+    evaluate(&quantized);
+    generate(&quantized);
+    chat(&quantized);
+    dequantize(&quantized, &dir.path().join("dense"));
+}
+
+fn quantize(out: &Path) {
+    let summary = json(
+        treillage([
+            "quantize",
+            "--bpw",
+            "3",
+            "--calib-rows",
+            "16",
+            "--calib-cols",
+            "256",
+        ])
+        .arg(fixture("micro-qwen3_moe"))
+        .arg("--out")
+        .arg(out)
+        .arg("--calib")
+        .arg(fixture("text/calib.txt")),
+    );
+    assert_eq!(summary["bits_per_weight"], 3.0);
+    assert_eq!(summary["rows"], 16);
+    let linears = summary["linears"].as_array().unwrap();
+    // Two layers of four attention projections and eight experts of three, and the head.
+    assert_eq!(linears.len(), 2 * (4 + 8 * 3) + 1);
+    for linear in linears {
+        let error = linear["relative_error"].as_f64().unwrap();
+        assert!(error > 0.0 && error < 0.2, "{linear}");
+    }
+    assert!(summary["bytes"].as_u64().unwrap() < summary["source_bytes"].as_u64().unwrap() / 2);
+    for name in ["config.json", "quantization_config.json", "tokenizer.json"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+}
+
+fn inspect(quantized: &Path) {
+    let original = json(treillage(["inspect"]).arg(fixture("micro-qwen3_moe")));
+    assert_eq!(original["architecture"], "qwen3_moe");
+    assert_eq!(original["parameters"], 1_117_056);
+    assert_eq!(original["bits_per_weight"], 16.0);
+    assert_eq!(original["quantization"], "none");
+
+    let report = json(treillage(["inspect"]).arg(quantized));
+    assert_eq!(report["parameters"], 1_117_056);
+    assert_eq!(report["bits_per_weight"], 3.0);
+    assert_eq!(report["head_bits"], 6);
+    assert_eq!(report["quantization"], "exl3");
+    let roles = report["linears"].as_array().unwrap();
+    let role = |name| roles.iter().find(|role| role["role"] == name).unwrap();
+    assert_eq!(role("mlp.experts.*.up_proj")["bits"]["3"], 16);
+    assert_eq!(role("lm_head")["bits"]["6"], 1);
+
+    let table = stdout(treillage(["inspect"]).arg(quantized));
+    for words in [
+        "qwen3_moe",
+        "1,117,056 parameters",
+        "self_attn.q_proj",
+        "trellis mul1",
+    ] {
+        assert!(table.contains(words), "no `{words}` in:\n{table}");
+    }
+}
+
+fn evaluate(quantized: &Path) {
+    let eval = |model: &Path| {
+        let mut command = treillage(["eval", "--windows", "4", "--text"]);
+        command.arg(fixture("text/eval.txt")).arg(model);
+        command
+    };
+    let original = json(&mut eval(&fixture("micro-qwen3_moe")));
+    let report = json(
+        eval(quantized)
+            .arg("--reference")
+            .arg(fixture("micro-qwen3_moe")),
+    );
+    let number = |report: &Value, field: &str| report[field].as_f64().unwrap();
+    assert_eq!(report["windows"], 4);
+    assert_eq!(report["scored"], 4 * 511);
+    assert_eq!(
+        number(&report, "reference_perplexity"),
+        number(&original, "perplexity")
+    );
+    assert!(number(&report, "perplexity") < 1.2 * number(&original, "perplexity"));
+    let divergence = number(&report, "kl_divergence");
+    assert!(divergence > 0.0 && divergence < 0.2, "{divergence}");
+    let agreement = number(&report, "top1_agreement");
+    assert!(agreement > 0.7 && agreement < 1.0, "{agreement}");
+    let int8 = &report["int8"];
+    let error = number(int8, "relative_rms");
+    assert!(error > 0.0 && error < 0.05, "{int8}");
+    assert!(original["int8"].is_null());
+
+    let exact = json(eval(quantized).args(["--arithmetic", "exact"]));
+    assert!(exact["int8"].is_null());
+
+    let table = stdout(
+        eval(quantized)
+            .arg("--reference")
+            .arg(fixture("micro-qwen3_moe")),
+    );
+    for words in ["perplexity", "KL divergence", "2,044 tokens scored"] {
+        assert!(table.contains(words), "no `{words}` in:\n{table}");
+    }
+}
+
+fn generate(quantized: &Path) {
+    let command = || {
+        let mut command = treillage(["generate", "--prompt", "The Rust programming language is"]);
+        command
+            .args(["--max-tokens", "16", "--temperature", "0"])
+            .arg(quantized);
+        command
+    };
+    let report = json(&mut command());
+    let ids = report["ids"].as_array().unwrap();
+    assert!(!ids.is_empty() && ids.len() <= 16);
+    let text = report["text"].as_str().unwrap();
+    assert!(!text.is_empty());
+    assert_eq!(report["prompt_tokens"], 20);
+    assert!(report["prefill_tokens_per_second"].as_f64().unwrap() > 0.0);
+
+    // The same words, streamed; speed is told beside them.
+    let output = command().output().unwrap();
+    assert_eq!(support::text(&output.stdout), format!("{text}\n"));
+    assert!(support::text(&output.stderr).contains("tok/s"));
+
+    let draw = |seed: &str| {
+        let mut command = command();
+        command.args([
+            "--temperature",
+            "1.5",
+            "--top-k",
+            "40",
+            "--min-p",
+            "0.01",
+            "--seed",
+            seed,
+        ]);
+        json(&mut command)["text"].clone()
+    };
+    assert_eq!(draw("1"), draw("1"));
+    assert_ne!(draw("1"), draw("2"));
+}
+
+fn chat(quantized: &Path) {
+    let mut child = treillage([
+        "chat",
+        "--json",
+        "--max-tokens",
+        "8",
+        "--system",
+        "Be brief.",
+    ])
+    .arg(quantized)
+    .stdin(Stdio::piped())
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all(b"What is ownership?\n\nAnd a borrow?\n/reset\nHello\n")
+        .unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let answers: Vec<Value> = support::text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(answers.len(), 3);
+    // The second turn is read on top of the first; the third knows neither.
+    let number = |turn: usize, field: &str| answers[turn][field].as_u64().unwrap();
+    assert!(number(1, "prompt_tokens") > number(0, "prompt_tokens"));
+    assert!(number(1, "reused_tokens") >= number(0, "prompt_tokens") - 1);
+    assert!(number(2, "prompt_tokens") < number(1, "prompt_tokens"));
+}
+
+fn dequantize(quantized: &Path, out: &Path) {
+    let report = json(
+        treillage(["dequantize", "--dtype", "f16", "--out"])
+            .arg(out)
+            .arg(quantized),
+    );
+    assert_eq!(report["linears"], 2 * (4 + 8 * 3) + 1);
+    let inspected = json(treillage(["inspect"]).arg(out));
+    assert_eq!(inspected["quantization"], "none");
+    assert_eq!(inspected["bits_per_weight"], 16.0);
+    assert_eq!(inspected["parameters"], 1_117_056);
+
+    // It is the same model, but for the rounding of its weights to 16 bits.
+    let compared = json(
+        treillage(["eval", "--windows", "2", "--arithmetic", "exact", "--text"])
+            .arg(fixture("text/eval.txt"))
+            .arg("--reference")
+            .arg(quantized)
+            .arg(out),
+    );
+    let divergence = compared["kl_divergence"].as_f64().unwrap();
+    assert!(divergence.abs() < 1e-4, "{divergence}");
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let mut child = treillage(["generate", "--prompt", "fn main() {", "--max-tokens", "400"])
+        .arg(fixture("micro-qwen3_moe"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut error = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut error)
+        .unwrap();
+    assert!(child.wait().unwrap().success(), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+#[test]
+fn help_names_every_command() {
+    let help = stdout(&mut treillage(["--help"]));
+    for command in [
+        "demo",
+        "quantize",
+        "eval",
+        "generate",
+        "chat",
+        "inspect",
+        "dequantize",
+    ] {
+        assert!(help.contains(command), "no {command} in:\n{help}");
+        assert!(stdout(&mut treillage([command, "--help"])).contains("--json"));
+    }
+}
