@@ -3,8 +3,11 @@ use treillage_backend::{
     AttentionInputs, AttentionSpec, DenseWeights, Error, Inference, LinearShape, LinearWeights,
     Routing, SwiGlu,
 };
+use treillage_trellis::SimdLevel;
+use treillage_trellis::lanes::Isa;
 
 use crate::attention::{KvCache, RopeTables, attention};
+use crate::compute::Compute;
 use crate::linear::{Linear, project, project_add};
 use crate::moe::{Experts, mlp, moe};
 use crate::norm::Norm;
@@ -22,16 +25,28 @@ pub enum Arithmetic {
 }
 
 /// What a [`CpuBackend`] is made with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How packed linears are multiplied.
     pub arithmetic: Arithmetic,
+    /// The instructions to use, if the machine has them. [`SimdLevel::Avx512`] is no limit.
+    pub simd: SimdLevel,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            arithmetic: Arithmetic::default(),
+            simd: SimdLevel::Avx512,
+        }
+    }
 }
 
 /// Runs ops at once, on the threads of the rayon pool it is called from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CpuBackend {
     options: Options,
+    compute: Compute,
     ropes: RopeTables,
 }
 
@@ -40,6 +55,10 @@ impl CpuBackend {
     pub fn new(options: Options) -> Self {
         Self {
             options,
+            compute: Compute {
+                isa: Isa::at_most(options.simd),
+                arithmetic: options.arithmetic,
+            },
             ropes: RopeTables::default(),
         }
     }
@@ -47,6 +66,12 @@ impl CpuBackend {
     /// What it was made with.
     pub fn options(&self) -> Options {
         self.options
+    }
+}
+
+impl Default for CpuBackend {
+    fn default() -> Self {
+        Self::new(Options::default())
     }
 }
 
@@ -59,7 +84,14 @@ impl Inference for CpuBackend {
     type KvCache = KvCache;
 
     fn describe(&self) -> String {
-        format!("CPU, {} threads", rayon::current_num_threads())
+        let instructions = match self.compute.isa.level() {
+            SimdLevel::Avx512 => "AVX-512",
+            SimdLevel::Avx2 => "AVX2",
+            SimdLevel::Portable if cfg!(target_arch = "aarch64") => "NEON",
+            SimdLevel::Portable => "portable",
+        };
+        let threads = rayon::current_num_threads();
+        format!("CPU, {instructions}, {threads} threads")
     }
 
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Norm, Error> {
@@ -132,11 +164,11 @@ impl Inference for CpuBackend {
         norm: &Norm,
         linears: [&Linear; N],
     ) -> Result<[Tensor; N], Error> {
-        project(&norm.apply(x)?, linears)
+        project(self.compute, &norm.apply(self.compute.isa, x)?, linears)
     }
 
     fn project_add(&self, x: &Tensor, linear: &Linear, residual: &Tensor) -> Result<Tensor, Error> {
-        project_add(x, linear, residual)
+        project_add(self.compute, x, linear, residual)
     }
 
     fn attention(
@@ -145,11 +177,11 @@ impl Inference for CpuBackend {
         spec: &AttentionSpec,
         cache: &mut KvCache,
     ) -> Result<Tensor, Error> {
-        attention(&inputs, spec, cache, &self.ropes)
+        attention(self.compute.isa, &inputs, spec, cache, &self.ropes)
     }
 
     fn mlp(&self, x: &Tensor, norm: &Norm, network: &SwiGlu<Linear>) -> Result<Tensor, Error> {
-        mlp(x, norm, network)
+        mlp(self.compute, x, norm, network)
     }
 
     fn moe(
@@ -160,6 +192,6 @@ impl Inference for CpuBackend {
         experts: &Experts,
         routing: &Routing,
     ) -> Result<Tensor, Error> {
-        moe(x, norm, router, experts, routing)
+        moe(self.compute, x, norm, router, experts, routing)
     }
 }

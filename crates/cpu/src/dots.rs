@@ -1,141 +1,268 @@
 //! Products of activations with rows of weights: `out[r][o] = x_r · w_o`.
 
-use crate::simd::{Element, Kernel, LANES, Simd, dispatch};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use treillage_linalg::{Parallelism, View, ViewMut, gemm};
+use treillage_trellis::lanes::{Isa, Kernel, LANES, Lanes};
 
-/// Rows of activations that are multiplied with a block of weights before the next block: they stay in the L2 cache.
-const PANEL: usize = 64;
+/// Up to this many rows weights are read once, row by row; more are worth the packing of a matrix product.
+const FEW_ROWS: usize = 8;
+/// Rows of weights that are widened at a time, to stay in the L1 cache until they have met all rows.
+const WIDENED: usize = 8;
+
+/// A type that weights are stored in.
+pub(crate) trait Element: Sized {
+    /// The values as f32, in `space` if they are not that already. `space` is as long as `values`.
+    fn widen<'a>(isa: Isa, values: &'a [Self], space: &'a mut [f32]) -> &'a [f32];
+}
+
+impl Element for f32 {
+    fn widen<'a>(_: Isa, values: &'a [f32], _: &'a mut [f32]) -> &'a [f32] {
+        values
+    }
+}
+
+impl Element for f16 {
+    fn widen<'a>(_: Isa, values: &'a [f16], space: &'a mut [f32]) -> &'a [f32] {
+        values.convert_to_f32_slice(space);
+        space
+    }
+}
+
+impl Element for bf16 {
+    fn widen<'a>(isa: Isa, values: &'a [bf16], space: &'a mut [f32]) -> &'a [f32] {
+        struct Shift<'a>(&'a [bf16], &'a mut [f32]);
+
+        impl Kernel for Shift<'_> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run<L: Lanes>(self, _: L) {
+                for (wide, value) in self.1.iter_mut().zip(self.0) {
+                    *wide = f32::from_bits(u32::from(value.to_bits()) << 16);
+                }
+            }
+        }
+
+        isa.run(Shift(values, space));
+        space
+    }
+}
 
 /// Overwrites `out`, row-major `[rows, outputs]`, with the products of the rows of `x` and of `weights`, both
 /// row-major and `width` wide.
-///
-/// A product's value does not depend on the other rows: one token's are the same bits in a batch of any size.
-pub(crate) fn dots<T: Element>(x: &[f32], weights: &[T], width: usize, out: &mut [f32]) {
-    if out.is_empty() {
-        return;
-    }
-    let outputs = weights.len() / width;
-    for (x, out) in x.chunks(PANEL * width).zip(out.chunks_mut(PANEL * outputs)) {
-        dispatch(Dots {
+pub(crate) fn dots<T: Element>(isa: Isa, x: &[f32], weights: &[T], width: usize, out: &mut [f32]) {
+    let (rows, outputs) = (x.len() / width, weights.len() / width);
+    let step = if rows > FEW_ROWS { outputs } else { WIDENED };
+    let mut space = vec![0.0; step.min(outputs) * width];
+    for (i, weights) in weights.chunks(step * width).enumerate() {
+        let space = &mut space[..weights.len()];
+        let dots = Dots {
             x,
-            weights,
+            weights: T::widen(isa, weights, space),
             width,
-            out,
-        });
+            out: &mut out[i * step..],
+            stride: outputs,
+        };
+        if rows > FEW_ROWS {
+            dots.multiply_matrices();
+        } else {
+            isa.run(dots);
+        }
     }
 }
 
-struct Dots<'a, T> {
+/// Products into the first columns of rows that are `stride` apart.
+struct Dots<'a> {
     x: &'a [f32],
-    weights: &'a [T],
+    weights: &'a [f32],
     width: usize,
     out: &'a mut [f32],
+    stride: usize,
 }
 
-impl<T: Element> Kernel for Dots<'_, T> {
+impl Dots<'_> {
+    fn multiply_matrices(self) {
+        let (rows, outputs) = (self.x.len() / self.width, self.weights.len() / self.width);
+        let x = View::row_major(self.x, rows, self.width);
+        let weights = View::row_major(self.weights, outputs, self.width);
+        let out = ViewMut::row_major(self.out, rows, self.stride);
+        gemm(
+            1.0,
+            x,
+            weights.transpose(),
+            0.0,
+            out,
+            Parallelism::Sequential,
+        );
+    }
+
+    /// The products of `R` rows from `row` on, `O` outputs at a time. Gives `R`.
+    #[inline(always)]
+    fn rows<L: Lanes, const R: usize, const O: usize>(&mut self, lanes: L, row: usize) -> usize {
+        let (width, stride) = (self.width, self.stride);
+        let x = &self.x[row * width..][..R * width];
+        let mut out = &mut self.out[row * stride..];
+        let mut weights = self.weights;
+        while weights.len() >= O * width {
+            let block;
+            (block, weights) = weights.split_at(O * width);
+            tile::<L, R, O>(lanes, x, block, width, out, stride);
+            out = &mut out[O..];
+        }
+        while !weights.is_empty() {
+            let block;
+            (block, weights) = weights.split_at(width);
+            tile::<L, R, 1>(lanes, x, block, width, out, stride);
+            out = &mut out[1..];
+        }
+        R
+    }
+}
+
+impl Kernel for Dots<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        if self.x.len() < 2 * self.width {
-            if S::MANY_REGISTERS {
-                self.tiles::<S, 1, 8>(simd);
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let rows = self.x.len() / self.width;
+        let mut row = 0;
+        while row < rows {
+            let left = rows - row;
+            row += if L::ROWS >= 4 && left >= 4 {
+                self.rows::<L, 4, 4>(lanes, row)
+            } else if L::ROWS >= 2 && left >= 2 {
+                self.rows::<L, 2, 4>(lanes, row)
+            } else if L::ROWS >= 4 {
+                self.rows::<L, 1, 8>(lanes, row)
             } else {
-                self.tiles::<S, 1, 4>(simd);
-            }
-        } else if S::MANY_REGISTERS {
-            self.tiles::<S, 4, 4>(simd);
-        } else {
-            self.tiles::<S, 2, 2>(simd);
+                self.rows::<L, 1, 4>(lanes, row)
+            };
         }
     }
 }
 
-impl<T: Element> Dots<'_, T> {
-    /// All products, in tiles of `R` rows and `O` outputs.
-    #[inline(always)]
-    fn tiles<S: Simd, const R: usize, const O: usize>(self, simd: S) {
-        let Dots {
-            x,
-            weights,
-            width,
-            out,
-        } = self;
-        let (rows, outputs) = (x.len() / width, weights.len() / width);
-        let mut o = 0;
-        while o < outputs {
-            let step = if o + O <= outputs { O } else { 1 };
-            let block = &weights[o * width..][..step * width];
-            let mut r = 0;
-            while r < rows {
-                let height = if r + R <= rows { R } else { 1 };
-                let x = &x[r * width..][..height * width];
-                let out = &mut out[r * outputs + o..];
-                match (height == R, step == O) {
-                    (true, true) => tile::<S, T, R, O>(simd, x, block, width, out, outputs),
-                    (true, false) => tile::<S, T, R, 1>(simd, x, block, width, out, outputs),
-                    (false, true) => tile::<S, T, 1, O>(simd, x, block, width, out, outputs),
-                    (false, false) => tile::<S, T, 1, 1>(simd, x, block, width, out, outputs),
-                }
-                r += height;
-            }
-            o += step;
-        }
-    }
-}
-
-/// Products of `R` rows of `x` and `O` rows of `w`, each summed lane by lane and then across lanes.
+/// The products of `R` rows of `x` and `O` of weights, each added up lane by lane and then across the lanes.
 #[inline(always)]
-fn tile<S: Simd, T: Element, const R: usize, const O: usize>(
-    simd: S,
+fn tile<L: Lanes, const R: usize, const O: usize>(
+    lanes: L,
     x: &[f32],
-    w: &[T],
+    weights: &[f32],
     width: usize,
     out: &mut [f32],
     stride: usize,
 ) {
-    let chunks = width / LANES;
+    let whole = width / LANES;
+    let mut sums = [[lanes.splat_float(0.0); O]; R];
     let mut xs: [&[[f32; LANES]]; R] = [&[]; R];
-    let mut ws: [&[[T; LANES]]; O] = [&[]; O];
+    let mut ws: [&[[f32; LANES]]; O] = [&[]; O];
     for r in 0..R {
-        xs[r] = &x[r * width..][..width].as_chunks().0[..chunks];
+        xs[r] = &x[r * width..][..width].as_chunks().0[..whole];
     }
     for o in 0..O {
-        ws[o] = &w[o * width..][..width].as_chunks().0[..chunks];
+        ws[o] = &weights[o * width..][..width].as_chunks().0[..whole];
     }
-    let mut sums = [[simd.splat(0.0); O]; R];
-    for i in 0..chunks {
-        let mut weights = [simd.splat(0.0); O];
+    for i in 0..whole {
+        let mut weights = [lanes.splat_float(0.0); O];
         for o in 0..O {
-            weights[o] = T::load(simd, &ws[o][i]);
+            weights[o] = lanes.load_floats(&ws[o][i]);
         }
         for r in 0..R {
-            let x = simd.load(&xs[r][i]);
+            let x = lanes.load_floats(&xs[r][i]);
             for o in 0..O {
-                sums[r][o] = simd.mul_add(x, weights[o], sums[r][o]);
+                sums[r][o] = lanes.mul_add(x, weights[o], sums[r][o]);
             }
         }
     }
-    let rest = chunks * LANES;
-    if rest < width {
+    if whole * LANES < width {
         for r in 0..R {
-            let x = simd.load(&padded(&x[r * width..][rest..width]));
+            let x = lanes.load_floats(&last(&x[r * width..][..width]));
             for o in 0..O {
-                let w = T::load(simd, &padded(&w[o * width..][rest..width]));
-                sums[r][o] = simd.mul_add(x, w, sums[r][o]);
+                let weights = lanes.load_floats(&last(&weights[o * width..][..width]));
+                sums[r][o] = lanes.mul_add(x, weights, sums[r][o]);
             }
         }
     }
     for r in 0..R {
-        for o in 0..O {
-            out[r * stride + o] = simd.sum(sums[r][o]);
+        let mut o = 0;
+        while o < O {
+            let mut four = [lanes.splat_float(0.0); 4];
+            let count = if O - o < 4 { O - o } else { 4 };
+            four[..count].copy_from_slice(&sums[r][o..o + count]);
+            out[r * stride + o..][..count].copy_from_slice(&across(lanes, four)[..count]);
+            o += 4;
         }
     }
 }
 
-/// Fewer than sixteen values, with zeros behind them.
+/// What does not fill a vector, with zeros behind it.
 #[inline(always)]
-fn padded<T: Copy + Default>(values: &[T]) -> [T; LANES] {
-    let mut padded = [T::default(); LANES];
-    padded[..values.len()].copy_from_slice(values);
-    padded
+fn last(row: &[f32]) -> [f32; LANES] {
+    let (_, rest) = row.as_chunks::<LANES>();
+    let mut last = [0.0; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    last
+}
+
+/// The sum of the lanes of each vector.
+#[inline(always)]
+fn across<L: Lanes>(lanes: L, vectors: [L::Floats; 4]) -> [f32; 4] {
+    // Folded as the columns of a tile, of which each vector holds four.
+    let mut sums = [0.0; LANES];
+    lanes.store_floats(lanes.fold_floats(vectors), &mut sums);
+    let mut across = [0.0; 4];
+    for v in 0..4 {
+        let column = 2 * v;
+        across[v] = (sums[column] + sums[column + 1]) + (sums[column + 8] + sums[column + 9]);
+    }
+    across
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        (0..count as u32)
+            .map(|i| ((i + seed).wrapping_mul(2_654_435_761) >> 16) as f32 / 32_768.0 - 1.0)
+            .collect()
+    }
+
+    fn check<T: Element>(isa: Isa, x: &[f32], weights: &[T], kept: &[f32], width: usize) {
+        let (rows, outputs) = (x.len() / width, kept.len() / width);
+        let mut out = vec![f32::NAN; rows * outputs];
+        dots(isa, x, weights, width, &mut out);
+        for (r, x) in x.chunks_exact(width).enumerate() {
+            for (o, weights) in kept.chunks_exact(width).enumerate() {
+                let products = x
+                    .iter()
+                    .zip(weights)
+                    .map(|(&x, &w)| f64::from(x) * f64::from(w));
+                let expected: f64 = products.sum();
+                let error = (f64::from(out[r * outputs + o]) - expected).abs();
+                assert!(
+                    error <= 1e-6 * width as f64,
+                    "{:?} row {r} output {o}",
+                    isa.level()
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn dots_are_sums_of_products(rows in 1usize..13, outputs in 1usize..40, width in 1usize..150) {
+            let (x, w) = (values(rows * width, 1), values(outputs * width, 2));
+            let halves: Vec<f16> = w.iter().map(|&w| f16::from_f32(w)).collect();
+            let brains: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
+            let kept = |half: &dyn Fn(usize) -> f32| -> Vec<f32> { (0..w.len()).map(half).collect() };
+            for isa in Isa::available() {
+                check(isa, &x, &w, &w, width);
+                check(isa, &x, &halves, &kept(&|i| halves[i].to_f32()), width);
+                check(isa, &x, &brains, &kept(&|i| brains[i].to_f32()), width);
+            }
+        }
+    }
 }

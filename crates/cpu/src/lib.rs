@@ -3,14 +3,15 @@
 mod attention;
 mod backend;
 mod blocks;
+mod compute;
 mod dots;
-mod interim;
+mod exp;
 mod linear;
 mod moe;
 mod moments;
 mod norm;
 pub mod packed;
-mod simd;
+mod quantization;
 mod swiglu;
 mod tensor;
 

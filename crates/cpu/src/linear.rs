@@ -3,23 +3,25 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use treillage_backend::{DenseData, DenseWeights, Error, LinearShape, LinearWeights};
+use treillage_trellis::{PackedLinear, TILE};
 
+use crate::backend::Arithmetic;
 use crate::blocks::{BLOCK, Output, for_each_block};
+use crate::compute::Compute;
 use crate::dots::dots;
-use crate::interim::Packed;
 use crate::moments::{Moments, observe};
+use crate::packed::Rotated;
 use crate::tensor::Tensor;
 
-/// Rows that a task rotates: fewer are not worth a thread.
-const MIN_ROWS: usize = 8;
+/// Up to this many rows [`Arithmetic::Int8`] applies: more are no faster for it.
+const INT8_ROWS: usize = 4;
 
 /// A linear layer of some logical size.
 pub struct Linear {
     shape: LinearShape,
     weights: Weights,
-    pub(crate) watch: Option<Moments>,
+    watch: Option<Moments>,
 }
 
 enum Weights {
@@ -27,7 +29,7 @@ enum Weights {
         weight: DenseWeights,
         bias: Option<Vec<f32>>,
     },
-    Packed(Packed),
+    Packed(Arc<PackedLinear>),
 }
 
 /// Activations in the form in which a linear multiplies them.
@@ -35,7 +37,7 @@ pub(crate) enum Input<'a> {
     /// As they are.
     Plain(&'a [f32]),
     /// Scaled, padded and rotated.
-    Rotated(Vec<f32>),
+    Rotated(Rotated),
 }
 
 impl Linear {
@@ -48,7 +50,7 @@ impl Linear {
                 }
                 Weights::Dense { weight, bias }
             }
-            LinearWeights::Trellis(packed) => Weights::Packed(Packed::new(packed)),
+            LinearWeights::Trellis(packed) => Weights::Packed(packed),
         };
         Ok(Self {
             shape,
@@ -62,6 +64,18 @@ impl Linear {
         self.shape
     }
 
+    /// From now on adds what it reads to `moments`.
+    pub(crate) fn watch(&mut self, moments: &Moments) -> Result<(), Error> {
+        self.check_input(moments.width())?;
+        self.watch = Some(moments.clone());
+        Ok(())
+    }
+
+    /// Where it adds what it reads.
+    pub(crate) fn watched(&self) -> Option<&Moments> {
+        self.watch.as_ref()
+    }
+
     /// Checks that rows of `width` can be multiplied.
     pub(crate) fn check_input(&self, width: usize) -> Result<(), Error> {
         Error::check_shape("input of a linear", self.shape.in_features, width)
@@ -71,35 +85,43 @@ impl Linear {
     pub(crate) fn shares_input(&self, other: &Linear) -> bool {
         match (&self.weights, &other.weights) {
             (Weights::Dense { .. }, Weights::Dense { .. }) => true,
-            (Weights::Packed(a), Weights::Packed(b)) => a.packed().suh() == b.packed().suh(),
+            (Weights::Packed(a), Weights::Packed(b)) => {
+                a.codebook() == b.codebook() && a.suh() == b.suh()
+            }
             _ => false,
         }
     }
 
-    /// Rows of `x`, each as wide as this linear's logical input, in the form [`Linear::multiply`] wants.
-    pub(crate) fn prepare<'a>(&self, x: &'a [f32]) -> Input<'a> {
+    /// Rows of `x`, each as wide as this linear's logical input, in the form in which [`Linear::multiply`] wants them.
+    pub(crate) fn prepare<'a>(&self, compute: Compute, x: &'a [f32]) -> Input<'a> {
         match &self.weights {
             Weights::Dense { .. } => Input::Plain(x),
             Weights::Packed(packed) => {
-                let (width, padded) = (self.shape.in_features, packed.packed().in_features());
-                let mut rotated = vec![0.0; x.len() / width * padded];
-                rotated
-                    .par_chunks_mut(padded)
-                    .zip(x.par_chunks(width))
-                    .with_min_len(MIN_ROWS)
-                    .for_each(|(out, x)| packed.rotate(x, out));
-                Input::Rotated(rotated)
+                let width = self.shape.in_features;
+                let arithmetic = if x.len() <= INT8_ROWS * width {
+                    compute.arithmetic
+                } else {
+                    Arithmetic::Exact
+                };
+                Input::Rotated(Rotated::new(compute.isa, arithmetic, packed, x, width))
             }
         }
     }
 
-    /// Overwrites `out`, `[rows, columns]`, with those columns of the output; a block of [`BLOCK`] or what is left of one.
-    pub(crate) fn multiply(&self, input: &Input<'_>, columns: Range<usize>, out: &mut [f32]) {
+    /// Overwrites `out`, `[rows, columns]`, with those columns of the output: a block of [`BLOCK`], or what is left of one.
+    pub(crate) fn multiply(
+        &self,
+        compute: Compute,
+        input: &Input<'_>,
+        columns: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let count = columns.len();
         match (&self.weights, input) {
             (Weights::Dense { weight, bias }, Input::Plain(x)) => {
-                dense(x, weight, columns.clone(), out);
+                dense(compute, x, weight, columns.clone(), out);
                 if let Some(bias) = bias {
-                    for row in out.chunks_exact_mut(columns.len()) {
+                    for row in out.chunks_exact_mut(count) {
                         for (y, b) in row.iter_mut().zip(&bias[columns.clone()]) {
                             *y += b;
                         }
@@ -107,16 +129,16 @@ impl Linear {
                 }
             }
             (Weights::Packed(packed), Input::Rotated(x)) => {
-                if columns.len() == BLOCK {
-                    packed.multiply(x, columns.start, out);
+                let first = columns.start / TILE;
+                let tiles = first..first + BLOCK / TILE;
+                if count == BLOCK {
+                    x.multiply(packed, tiles, out);
                 } else {
-                    let mut whole = vec![0.0; out.len() / columns.len() * BLOCK];
-                    packed.multiply(x, columns.start, &mut whole);
-                    for (out, whole) in out
-                        .chunks_exact_mut(columns.len())
-                        .zip(whole.chunks_exact(BLOCK))
+                    let mut padded = vec![0.0; x.rows() * BLOCK];
+                    x.multiply(packed, tiles, &mut padded);
+                    for (out, padded) in out.chunks_exact_mut(count).zip(padded.chunks_exact(BLOCK))
                     {
-                        out.copy_from_slice(&whole[..columns.len()]);
+                        out.copy_from_slice(&padded[..count]);
                     }
                 }
             }
@@ -125,27 +147,39 @@ impl Linear {
     }
 }
 
-fn dense(x: &[f32], weight: &DenseWeights, outputs: Range<usize>, out: &mut [f32]) {
+fn dense(
+    Compute { isa, .. }: Compute,
+    x: &[f32],
+    weight: &DenseWeights,
+    outputs: Range<usize>,
+    out: &mut [f32],
+) {
     let width = weight.cols();
     let span = outputs.start * width..outputs.end * width;
     match weight.data() {
-        DenseData::F32(w) => dots(x, &(**w).as_ref()[span], width, out),
-        DenseData::F16(w) => dots(x, &(**w).as_ref()[span], width, out),
-        DenseData::Bf16(w) => dots(x, &(**w).as_ref()[span], width, out),
+        DenseData::F32(w) => dots(isa, x, &(**w).as_ref()[span], width, out),
+        DenseData::F16(w) => dots(isa, x, &(**w).as_ref()[span], width, out),
+        DenseData::Bf16(w) => dots(isa, x, &(**w).as_ref()[span], width, out),
     }
 }
 
 /// `x Wᵀ` for each of `linears`, which share one input.
 pub(crate) fn project<const N: usize>(
+    compute: Compute,
     x: &Tensor,
     linears: [&Linear; N],
 ) -> Result<[Tensor; N], Error> {
     for linear in linears {
         linear.check_input(x.cols())?;
     }
-    observe(x.values(), linears.iter().filter_map(|l| l.watch.as_ref()))?;
+    observe(x.values(), linears.iter().filter_map(|l| l.watched()))?;
     let mut outputs = linears.map(|l| vec![0.0; x.rows() * l.shape.out_features]);
-    project_onto(x, linears, outputs.each_mut().map(Vec::as_mut_slice));
+    project_onto(
+        compute,
+        x,
+        linears,
+        outputs.each_mut().map(Vec::as_mut_slice),
+    );
     let mut cols = linears.iter().map(|l| l.shape.out_features);
     Ok(outputs.map(|values| {
         let cols = cols.next().unwrap_or_default();
@@ -154,7 +188,12 @@ pub(crate) fn project<const N: usize>(
 }
 
 /// `residual + x Wᵀ`.
-pub(crate) fn project_add(x: &Tensor, linear: &Linear, residual: &Tensor) -> Result<Tensor, Error> {
+pub(crate) fn project_add(
+    compute: Compute,
+    x: &Tensor,
+    linear: &Linear,
+    residual: &Tensor,
+) -> Result<Tensor, Error> {
     linear.check_input(x.cols())?;
     Error::check_shape(
         "width of a residual",
@@ -162,20 +201,25 @@ pub(crate) fn project_add(x: &Tensor, linear: &Linear, residual: &Tensor) -> Res
         residual.cols(),
     )?;
     Error::check_shape("tokens of a residual", x.rows(), residual.rows())?;
-    observe(x.values(), linear.watch.iter())?;
+    observe(x.values(), linear.watched().into_iter())?;
     let mut out = residual.values().to_vec();
-    project_onto(x, [linear], [&mut out]);
+    project_onto(compute, x, [linear], [&mut out]);
     Tensor::new(out, residual.cols())
 }
 
 /// Adds each linear's output to what is there.
-fn project_onto<const N: usize>(x: &Tensor, linears: [&Linear; N], outputs: [&mut [f32]; N]) {
+fn project_onto<const N: usize>(
+    compute: Compute,
+    x: &Tensor,
+    linears: [&Linear; N],
+    outputs: [&mut [f32]; N],
+) {
     let mut inputs: Vec<Arc<Input<'_>>> = Vec::with_capacity(N);
     for (i, linear) in linears.iter().enumerate() {
         let same = linears[..i].iter().position(|l| l.shares_input(linear));
         inputs.push(match same {
             Some(same) => Arc::clone(&inputs[same]),
-            None => Arc::new(linear.prepare(x.values())),
+            None => Arc::new(linear.prepare(compute, x.values())),
         });
     }
     let outputs = outputs
@@ -187,7 +231,7 @@ fn project_onto<const N: usize>(x: &Tensor, linears: [&Linear; N], outputs: [&mu
         });
     for_each_block(outputs, |i, columns, rows| {
         let mut products = vec![0.0; rows.len() * columns.len()];
-        linears[i].multiply(&inputs[i], columns.clone(), &mut products);
+        linears[i].multiply(compute, &inputs[i], columns.clone(), &mut products);
         for (row, products) in rows.iter_mut().zip(products.chunks_exact(columns.len())) {
             for (y, product) in row.iter_mut().zip(products) {
                 *y += product;

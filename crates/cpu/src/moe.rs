@@ -4,8 +4,9 @@ use rayon::prelude::*;
 use treillage_backend::{Error, LinearShape, LinearWeights, RouteWeighting, Routing, SwiGlu};
 use treillage_moe::{Groups, Routes, group, route};
 
+use crate::compute::Compute;
 use crate::linear::{Linear, project};
-use crate::moments::Moments;
+use crate::moments::{Moments, observe};
 use crate::norm::Norm;
 use crate::swiglu::{self, Batch};
 use crate::tensor::Tensor;
@@ -87,6 +88,7 @@ impl Experts {
 /// Each active expert's rows are gathered once; what experts give is added up token by token in the order of the token's
 /// choices, so that the result does not depend on the number of threads.
 pub(crate) fn moe(
+    compute: Compute,
     x: &Tensor,
     norm: &Norm,
     router: &Linear,
@@ -96,8 +98,8 @@ pub(crate) fn moe(
     Error::check_shape("input of experts", experts.width, x.cols())?;
     let count = experts.networks.len();
     Error::check_shape("outputs of a router", count, router.shape().out_features)?;
-    let normed = norm.apply(x)?;
-    let [logits] = project(&normed, [router])?;
+    let normed = norm.apply(compute.isa, x)?;
+    let [logits] = project(compute, &normed, [router])?;
     let routes = route(logits.values(), count, routing)?;
     let groups = group(&routes);
 
@@ -114,13 +116,13 @@ pub(crate) fn moe(
             x: &gathered[span(expert)],
         })
         .collect();
-    let hidden = swiglu::hidden(&batches);
+    let hidden = swiglu::hidden(compute, &batches);
     if let Some(watch) = &experts.watch {
         for (&expert, (batch, hidden)) in active.iter().zip(batches.iter().zip(&hidden)) {
             watch.observe(expert, batch.x, hidden, &routes, &groups)?;
         }
     }
-    let down = swiglu::down(&batches, &hidden);
+    let down = swiglu::down(compute, &batches, &hidden);
     Ok(combine(x, &active, &down, &routes, &groups))
 }
 
@@ -193,22 +195,27 @@ impl Watch {
 }
 
 /// `x + swiglu(norm(x))`.
-pub(crate) fn mlp(x: &Tensor, norm: &Norm, network: &SwiGlu<Linear>) -> Result<Tensor, Error> {
+pub(crate) fn mlp(
+    compute: Compute,
+    x: &Tensor,
+    norm: &Norm,
+    network: &SwiGlu<Linear>,
+) -> Result<Tensor, Error> {
     swiglu::check(network, x.cols())?;
-    let normed = norm.apply(x)?;
-    crate::moments::observe(
+    let normed = norm.apply(compute.isa, x)?;
+    observe(
         normed.values(),
         [&network.gate, &network.up]
             .into_iter()
-            .filter_map(|l| l.watch.as_ref()),
+            .filter_map(|l| l.watched()),
     )?;
     let batches = [Batch {
         network,
         x: normed.values(),
     }];
-    let hidden = swiglu::hidden(&batches);
-    crate::moments::observe(&hidden[0], network.down.watch.iter())?;
-    let mut out = swiglu::down(&batches, &hidden).swap_remove(0);
+    let hidden = swiglu::hidden(compute, &batches);
+    observe(&hidden[0], network.down.watched().into_iter())?;
+    let mut out = swiglu::down(compute, &batches, &hidden).swap_remove(0);
     for (out, x) in out.iter_mut().zip(x.values()) {
         *out += x;
     }

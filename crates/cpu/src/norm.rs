@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 use treillage_backend::Error;
+use treillage_trellis::lanes::{Isa, Kernel, LANES, Lanes};
 
-use crate::simd::{Kernel, LANES, Simd, dispatch};
 use crate::tensor::Tensor;
 
 /// Rows per task: fewer are not worth a thread.
@@ -27,26 +27,23 @@ impl Norm {
     }
 
     /// All rows of `x`, normalised.
-    pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor, Error> {
+    pub(crate) fn apply(&self, isa: Isa, x: &Tensor) -> Result<Tensor, Error> {
         self.check(x.cols())?;
         let mut out = vec![0.0; x.values().len()];
         let width = x.cols().max(1);
         out.par_chunks_mut(width)
             .zip(x.values().par_chunks(width))
             .with_min_len(MIN_ROWS)
-            .for_each(|(out, x)| self.apply_row(x, out));
+            .for_each(|(out, x)| {
+                out.copy_from_slice(x);
+                self.apply_in_place(isa, out);
+            });
         Tensor::new(out, x.cols())
     }
 
-    /// One row, normalised. Both slices are as wide as the norm.
-    fn apply_row(&self, x: &[f32], out: &mut [f32]) {
-        out.copy_from_slice(x);
-        self.apply_in_place(out);
-    }
-
     /// Normalises a row as wide as the norm.
-    pub(crate) fn apply_in_place(&self, row: &mut [f32]) {
-        dispatch(RmsNorm { norm: self, row });
+    pub(crate) fn apply_in_place(&self, isa: Isa, row: &mut [f32]) {
+        isa.run(RmsNorm { norm: self, row });
     }
 }
 
@@ -59,19 +56,17 @@ impl Kernel for RmsNorm<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<L: Lanes>(self, _: L) {
         let RmsNorm { norm, row } = self;
         let (chunks, rest) = row.as_chunks::<LANES>();
-        let mut squares = simd.splat(0.0);
+        let mut lanes = [0.0; LANES];
         for chunk in chunks {
-            let v = simd.load(chunk);
-            squares = simd.mul_add(v, v, squares);
+            for (sum, x) in lanes.iter_mut().zip(chunk) {
+                *sum += x * x;
+            }
         }
-        let mut sum = simd.sum(squares);
-        for v in rest {
-            sum += v * v;
-        }
-        let factor = 1.0 / (sum / row.len() as f32 + norm.epsilon).sqrt();
+        let squares = lanes.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>();
+        let factor = 1.0 / (squares / row.len() as f32 + norm.epsilon).sqrt();
         for (value, weight) in row.iter_mut().zip(&norm.weight) {
             *value = *value * factor * weight;
         }

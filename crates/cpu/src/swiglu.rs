@@ -2,10 +2,12 @@
 
 use rayon::prelude::*;
 use treillage_backend::{Error, SwiGlu};
+use treillage_trellis::lanes::{Kernel, Lanes};
 
 use crate::blocks::{Output, for_each_block};
+use crate::compute::Compute;
+use crate::exp::silu;
 use crate::linear::{Input, Linear};
-use crate::simd::{Kernel, Simd, dispatch, silu};
 
 /// Rows that a task prepares inputs for: fewer are not worth a thread.
 const MIN_ROWS: usize = 8;
@@ -34,11 +36,11 @@ pub(crate) fn check(network: &SwiGlu<Linear>, width: usize) -> Result<(), Error>
 }
 
 /// `silu(gate x) ∘ up x` of each batch.
-pub(crate) fn hidden(batches: &[Batch<'_>]) -> Vec<Vec<f32>> {
+pub(crate) fn hidden(compute: Compute, batches: &[Batch<'_>]) -> Vec<Vec<f32>> {
     let inputs = for_batches(batches, |batch| {
         let SwiGlu { gate, up, .. } = batch.network;
-        let input = gate.prepare(batch.x);
-        let other = (!gate.shares_input(up)).then(|| up.prepare(batch.x));
+        let input = gate.prepare(compute, batch.x);
+        let other = (!gate.shares_input(up)).then(|| up.prepare(compute, batch.x));
         (input, other)
     });
     let cols = |batch: &Batch<'_>| batch.network.gate.shape().out_features;
@@ -59,25 +61,30 @@ pub(crate) fn hidden(batches: &[Batch<'_>]) -> Vec<Vec<f32>> {
         let len = rows.len() * columns.len();
         let mut products = vec![0.0; 2 * len];
         let (gates, ups) = products.split_at_mut(len);
-        gate.multiply(input, columns.clone(), gates);
-        up.multiply(other.as_ref().unwrap_or(input), columns.clone(), ups);
+        gate.multiply(compute, input, columns.clone(), gates);
+        up.multiply(
+            compute,
+            other.as_ref().unwrap_or(input),
+            columns.clone(),
+            ups,
+        );
         let products = gates
             .chunks_exact(columns.len())
             .zip(ups.chunks_exact(columns.len()));
         for (out, (gate, up)) in rows.iter_mut().zip(products) {
-            dispatch(Activate { gate, up, out });
+            compute.isa.run(Activate { gate, up, out });
         }
     });
     hidden
 }
 
 /// `down h` of each batch, for `h` as [`hidden`] gave it.
-pub(crate) fn down(batches: &[Batch<'_>], hidden: &[Vec<f32>]) -> Vec<Vec<f32>> {
+pub(crate) fn down(compute: Compute, batches: &[Batch<'_>], hidden: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let inputs: Vec<Input<'_>> = batches
         .par_iter()
         .zip(hidden)
         .with_min_len(min_len(batches))
-        .map(|(batch, hidden)| batch.network.down.prepare(hidden))
+        .map(|(batch, hidden)| batch.network.down.prepare(compute, hidden))
         .collect();
     let cols = |batch: &Batch<'_>| batch.network.down.shape().out_features;
     let mut down: Vec<Vec<f32>> = batches
@@ -93,7 +100,7 @@ pub(crate) fn down(batches: &[Batch<'_>], hidden: &[Vec<f32>]) -> Vec<Vec<f32>> 
         batches[i]
             .network
             .down
-            .multiply(&inputs[i], columns.clone(), &mut products);
+            .multiply(compute, &inputs[i], columns.clone(), &mut products);
         for (row, products) in rows.iter_mut().zip(products.chunks_exact(columns.len())) {
             row.copy_from_slice(products);
         }
@@ -129,7 +136,7 @@ impl Kernel for Activate<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<L: Lanes>(self, _: L) {
         for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
             *out = silu(*gate) * up;
         }

@@ -2,8 +2,7 @@
 
 use rayon::prelude::*;
 use treillage_backend::{AttentionSpec, Error};
-
-use crate::simd::LANES;
+use treillage_trellis::lanes::LANES;
 
 /// Keys and values of one layer, for one sequence, in f32. It grows with the tokens it holds.
 #[derive(Debug)]

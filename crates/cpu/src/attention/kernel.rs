@@ -1,8 +1,10 @@
 //! Attention of a few queries to one head's keys and values, block by block with a running softmax
 //! (FlashAttention, arXiv 2205.14135, Algorithm 1).
 
+use treillage_trellis::lanes::{Isa, Kernel, LANES, Lanes};
+
 use crate::dots::dots;
-use crate::simd::{Kernel, LANES, Simd, dispatch, exp};
+use crate::exp::exp;
 
 /// Keys per block: with their values they fit the L1 or L2 cache.
 const KEYS: usize = 64;
@@ -19,6 +21,7 @@ pub(crate) struct Queries<'a> {
 
 /// `softmax(Q Kᵀ) V` under the causal mask, row-major as the queries.
 pub(crate) fn attend(
+    isa: Isa,
     queries: &Queries<'_>,
     keys: &[f32],
     values: &[f32],
@@ -34,13 +37,13 @@ pub(crate) fn attend(
         let count = KEYS.min(end - first);
         let span = first * width..(first + count) * width;
         let scores = &mut scores[..rows * count];
-        dots(queries.rows, &keys[span.clone()], width, scores);
+        dots(isa, queries.rows, &keys[span.clone()], width, scores);
         for (row, scores) in scores.chunks_exact_mut(count).enumerate() {
             let position = queries.first + row / queries.group;
             let visible = (position + 1).saturating_sub(first).min(count);
             scores[visible..].fill(0.0);
             if visible > 0 {
-                dispatch(Softmax {
+                isa.run(Softmax {
                     scores: &mut scores[..visible],
                     largest: &mut largest[row],
                     sum: &mut sums[row],
@@ -48,7 +51,7 @@ pub(crate) fn attend(
                 });
             }
         }
-        dispatch(Mix {
+        isa.run(Mix {
             weights: scores,
             values: &values[span],
             width,
@@ -76,7 +79,7 @@ impl Kernel for Softmax<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<L: Lanes>(self, _: L) {
         let Softmax {
             scores,
             largest,
@@ -116,11 +119,11 @@ impl Kernel for Mix<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        if S::MANY_REGISTERS {
-            self.tiles::<S, 4, 4>(simd);
+    fn run<L: Lanes>(self, lanes: L) {
+        if L::ROWS >= 4 {
+            self.tiles::<L, 4, 4>(lanes);
         } else {
-            self.tiles::<S, 2, 2>(simd);
+            self.tiles::<L, 2, 2>(lanes);
         }
     }
 }
@@ -128,7 +131,7 @@ impl Kernel for Mix<'_> {
 impl Mix<'_> {
     /// Tiles of `R` rows and `C` vectors.
     #[inline(always)]
-    fn tiles<S: Simd, const R: usize, const C: usize>(self, simd: S) {
+    fn tiles<L: Lanes, const R: usize, const C: usize>(self, lanes: L) {
         let Mix {
             weights,
             values,
@@ -145,10 +148,10 @@ impl Mix<'_> {
             while c < width {
                 let wide = c + C * LANES <= width;
                 match (height == R, wide) {
-                    (true, true) => mix::<S, R, C>(simd, weights, values, width, c, out),
-                    (true, false) => mix::<S, R, 1>(simd, weights, values, width, c, out),
-                    (false, true) => mix::<S, 1, C>(simd, weights, values, width, c, out),
-                    (false, false) => mix::<S, 1, 1>(simd, weights, values, width, c, out),
+                    (true, true) => mix::<L, R, C>(lanes, weights, values, width, c, out),
+                    (true, false) => mix::<L, R, 1>(lanes, weights, values, width, c, out),
+                    (false, true) => mix::<L, 1, C>(lanes, weights, values, width, c, out),
+                    (false, false) => mix::<L, 1, 1>(lanes, weights, values, width, c, out),
                 }
                 c += if wide { C * LANES } else { LANES };
             }
@@ -159,8 +162,8 @@ impl Mix<'_> {
 
 /// Columns `column..` of one tile, `C` vectors wide.
 #[inline(always)]
-fn mix<S: Simd, const R: usize, const C: usize>(
-    simd: S,
+fn mix<L: Lanes, const R: usize, const C: usize>(
+    lanes: L,
     weights: &[f32],
     values: &[f32],
     width: usize,
@@ -168,30 +171,30 @@ fn mix<S: Simd, const R: usize, const C: usize>(
     out: &mut [f32],
 ) {
     let keys = weights.len() / R;
-    let mut sums = [[simd.splat(0.0); C]; R];
+    let mut sums = [[lanes.splat_float(0.0); C]; R];
     for r in 0..R {
         let row = out[r * width + column..][..C * LANES].as_chunks().0;
         for c in 0..C {
-            sums[r][c] = simd.load(&row[c]);
+            sums[r][c] = lanes.load_floats(&row[c]);
         }
     }
     for j in 0..keys {
         let row = values[j * width + column..][..C * LANES].as_chunks().0;
-        let mut vectors = [simd.splat(0.0); C];
+        let mut vectors = [lanes.splat_float(0.0); C];
         for c in 0..C {
-            vectors[c] = simd.load(&row[c]);
+            vectors[c] = lanes.load_floats(&row[c]);
         }
         for r in 0..R {
-            let weight = simd.splat(weights[r * keys + j]);
+            let weight = lanes.splat_float(weights[r * keys + j]);
             for c in 0..C {
-                sums[r][c] = simd.mul_add(weight, vectors[c], sums[r][c]);
+                sums[r][c] = lanes.mul_add(weight, vectors[c], sums[r][c]);
             }
         }
     }
     for r in 0..R {
         let row = out[r * width + column..][..C * LANES].as_chunks_mut().0;
         for c in 0..C {
-            simd.store(sums[r][c], &mut row[c]);
+            lanes.store_floats(sums[r][c], &mut row[c]);
         }
     }
 }

@@ -6,6 +6,7 @@ mod rope;
 
 use rayon::prelude::*;
 use treillage_backend::{AttentionInputs, AttentionSpec, Error};
+use treillage_trellis::lanes::Isa;
 
 pub use cache::KvCache;
 use kernel::{Queries, attend};
@@ -21,6 +22,7 @@ const MIN_HEADS: usize = 64;
 
 /// Attention of new tokens to the cache and to each other.
 pub(crate) fn attention(
+    isa: Isa,
     inputs: &AttentionInputs<'_, Tensor, Norm>,
     spec: &AttentionSpec,
     cache: &mut KvCache,
@@ -47,7 +49,7 @@ pub(crate) fn attention(
     let table = tables.get(spec.rope, past + tokens);
     let finish = |norm: Option<&Norm>, head: &mut [f32], position: usize| {
         if let Some(norm) = norm {
-            norm.apply_in_place(head);
+            norm.apply_in_place(isa, head);
         }
         table.rotate(head, position);
     };
@@ -101,7 +103,7 @@ pub(crate) fn attention(
                 first: past + first,
             };
             let head = &cache.heads()[kv_head];
-            let attended = attend(&queries, &head.keys, &head.values, width);
+            let attended = attend(isa, &queries, &head.keys, &head.values, width);
             let attended = attended.chunks_exact(width);
             let outputs = parts.iter_mut().flat_map(|p| p.chunks_exact_mut(head_dim));
             for (out, attended) in outputs.zip(attended) {

@@ -3,20 +3,19 @@ use std::ops::Range;
 use treillage_trellis::lanes::{Code, GROUPS, Kernel, LANES, Lanes, Ring};
 use treillage_trellis::{Bits, TILE};
 
-use super::BLOCK_TILES;
-use super::input::Singles;
+use super::input::{Rows, Singles};
 use super::tiles::{Column, Tiles};
+use super::{Aligned, BLOCK_TILES};
 
 /// The weights of one column of a block, in the order in which they meet activations: tile, vector, group.
-type Decoded = [[[f32; LANES]; GROUPS]; 4 * BLOCK_TILES];
+type Decoded = Aligned<[[[f32; LANES]; GROUPS]; 4 * BLOCK_TILES]>;
 
 /// `out += x · What` in f32.
 pub(super) struct Exact<'a, C> {
     pub(super) tiles: Tiles<'a>,
     pub(super) bits: Bits,
     pub(super) code: C,
-    /// Rows of blocks.
-    pub(super) x: &'a [Singles<f32>],
+    pub(super) x: &'a Rows<Singles<f32>>,
     pub(super) rows: usize,
     /// Tiles along the output axis.
     pub(super) columns: Range<usize>,
@@ -36,10 +35,10 @@ impl<C: Code> Kernel for Exact<'_, C> {
 impl<C: Code> Exact<'_, C> {
     #[inline(always)]
     fn multiply<L: Lanes, const K: usize>(self, lanes: L) {
-        let blocks = self.x.len() / self.rows;
+        let blocks = self.x.blocks.len() / self.rows;
         let stride = TILE * self.columns.len();
         let mut rings = [const { Ring::new() }; BLOCK_TILES];
-        let mut weights = [[[0.0; LANES]; GROUPS]; 4 * BLOCK_TILES];
+        let mut weights = Aligned([[[0.0; LANES]; GROUPS]; 4 * BLOCK_TILES]);
         for block in 0..blocks {
             for (i, column) in self.columns.clone().enumerate() {
                 let tiles = self.tiles.column::<L, K>(lanes, block, column, &mut rings);
@@ -47,7 +46,7 @@ impl<C: Code> Exact<'_, C> {
                 let mut row = 0;
                 while row < self.rows {
                     let left = self.rows - row;
-                    let x = &self.x[row * blocks + block..];
+                    let x = &self.x.blocks[row * blocks + block..];
                     let out = &mut self.out[row * stride + TILE * i..];
                     row += if L::ROWS >= 4 && left >= 4 {
                         rows::<L, 4>(lanes, &weights, x, blocks, out, stride)
@@ -69,7 +68,7 @@ fn decode<L: Lanes, C: Code, const K: usize>(
     column: &Column<'_>,
     weights: &mut Decoded,
 ) {
-    let (tiles, _) = weights.as_chunks_mut::<4>();
+    let (tiles, _) = weights.0.as_chunks_mut::<4>();
     for (t, tile) in tiles.iter_mut().enumerate() {
         column.prefetch_below::<K>(t);
         for g in 0..GROUPS {
@@ -93,9 +92,9 @@ fn rows<L: Lanes, const R: usize>(
     out_stride: usize,
 ) -> usize {
     let mut sums = [[lanes.splat_float(0.0); GROUPS]; R];
-    for (at, weights) in weights.iter().enumerate() {
+    for (at, weights) in weights.0.iter().enumerate() {
         for r in 0..R {
-            let x = lanes.load_floats_twice(&x[r * x_stride][at]);
+            let x = lanes.load_floats_twice(&x[r * x_stride].0[at]);
             for g in 0..GROUPS {
                 let weights = lanes.load_floats(&weights[g]);
                 sums[r][g] = lanes.mul_add(weights, x, sums[r][g]);

@@ -3,9 +3,9 @@ use std::ops::Range;
 use treillage_trellis::lanes::{GROUPS, Kernel, LANES, Lanes, Ring};
 use treillage_trellis::{Bits, MUL1_MULTIPLIER, TILE};
 
-use super::BLOCK_TILES;
-use super::input::{Pairs, Singles, Steps};
+use super::input::{Pairs, Rows, Singles};
 use super::tiles::{Column, Tiles};
+use super::{Aligned, BLOCK_TILES};
 
 /// What is shared by both ways to multiply quantized activations with `What`, of the codebook MUL1.
 ///
@@ -14,9 +14,7 @@ use super::tiles::{Column, Tiles};
 pub(super) struct Int8<'a, B> {
     pub(super) tiles: Tiles<'a>,
     pub(super) bits: Bits,
-    /// Rows of blocks.
-    pub(super) x: &'a [B],
-    pub(super) steps: &'a Steps,
+    pub(super) x: &'a Rows<B>,
     pub(super) rows: usize,
     /// Tiles along the output axis.
     pub(super) columns: Range<usize>,
@@ -47,7 +45,7 @@ impl Kernel for Int8<'_, Pairs> {
 impl Int8<'_, Singles<u32>> {
     #[inline(always)]
     fn bytes<L: Lanes, const K: usize>(self, lanes: L) {
-        let blocks = self.x.len() / self.rows;
+        let blocks = self.x.blocks.len() / self.rows;
         let stride = TILE * self.columns.len();
         let mut rings = [const { Ring::new() }; BLOCK_TILES];
         for block in 0..blocks {
@@ -56,7 +54,7 @@ impl Int8<'_, Singles<u32>> {
                 let mut row = 0;
                 while row < self.rows {
                     let at = row * blocks + block;
-                    let (x, scales) = (&self.x[at..], &self.steps.scales[at..]);
+                    let (x, scales) = (&self.x.blocks[at..], &self.x.scales[at..]);
                     let out = &mut self.out[row * stride + TILE * i..];
                     row += if L::ROWS >= 2 && self.rows - row >= 2 {
                         let sums = byte_sums::<L, K, 2>(lanes, &tiles, x, blocks);
@@ -74,10 +72,10 @@ impl Int8<'_, Singles<u32>> {
 impl Int8<'_, Pairs> {
     #[inline(always)]
     fn halves<L: Lanes, const K: usize>(self, lanes: L) {
-        let blocks = self.x.len() / self.rows;
+        let blocks = self.x.blocks.len() / self.rows;
         let stride = TILE * self.columns.len();
         let mut rings = [const { Ring::new() }; BLOCK_TILES];
-        let mut weights = [[[0; LANES]; GROUPS]; 2 * BLOCK_TILES];
+        let mut weights = Aligned([[[0; LANES]; GROUPS]; 2 * BLOCK_TILES]);
         for block in 0..blocks {
             for (i, column) in self.columns.clone().enumerate() {
                 let tiles = self.tiles.column::<L, K>(lanes, block, column, &mut rings);
@@ -86,7 +84,7 @@ impl Int8<'_, Pairs> {
                 while row < self.rows {
                     let left = self.rows - row;
                     let at = row * blocks + block;
-                    let (x, scales) = (&self.x[at..], &self.steps.scales[at..]);
+                    let (x, scales) = (&self.x.blocks[at..], &self.x.scales[at..]);
                     let out = &mut self.out[row * stride + TILE * i..];
                     row += if L::ROWS >= 4 && left >= 4 {
                         let sums = half_sums::<L, 4>(lanes, &weights, x, blocks);
@@ -106,11 +104,11 @@ impl Int8<'_, Pairs> {
 
 /// Byte sums of one column of a block, in the order in which they meet activations, those of neighbouring tile rows as
 /// the halves of a lane: tile, pair of vectors, group.
-type Decoded = [[[u32; LANES]; GROUPS]; 2 * BLOCK_TILES];
+type Decoded = Aligned<[[[u32; LANES]; GROUPS]; 2 * BLOCK_TILES]>;
 
 #[inline(always)]
 fn decode<L: Lanes, const K: usize>(lanes: L, column: &Column<'_>, weights: &mut Decoded) {
-    let (tiles, _) = weights.as_chunks_mut::<2>();
+    let (tiles, _) = weights.0.as_chunks_mut::<2>();
     for (t, tile) in tiles.iter_mut().enumerate() {
         column.prefetch_below::<K>(t);
         for g in 0..GROUPS {
@@ -141,7 +139,7 @@ fn byte_sums<L: Lanes, const K: usize, const R: usize>(
             for vector in 0..4 {
                 let products = lanes.products::<K>(group, vector, MUL1_MULTIPLIER);
                 for r in 0..R {
-                    let x = lanes.load_twice(&x[r * stride][4 * tile + vector]);
+                    let x = lanes.load_twice(&x[r * stride].0[4 * tile + vector]);
                     sums[r][g] = lanes.dot_bytes(sums[r][g], products, x);
                 }
             }
@@ -163,9 +161,9 @@ fn half_sums<L: Lanes, const R: usize>(
     stride: usize,
 ) -> [L::Ints; R] {
     let mut sums = [[lanes.splat(0); GROUPS]; R];
-    for (at, weights) in weights.iter().enumerate() {
+    for (at, weights) in weights.0.iter().enumerate() {
         for r in 0..R {
-            let x = lanes.load_twice(&x[r * stride][at]);
+            let x = lanes.load_twice(&x[r * stride].0[at]);
             for g in 0..GROUPS {
                 sums[r][g] = lanes.dot_halves(sums[r][g], lanes.load(&weights[g]), x);
             }

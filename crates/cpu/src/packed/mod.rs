@@ -32,3 +32,8 @@ pub use input::Rotated;
 const BLOCK: usize = 128;
 /// Tiles along a block.
 const BLOCK_TILES: usize = BLOCK / treillage_trellis::TILE;
+
+/// What vectors are loaded from, at the start of a cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Aligned<T>(T);

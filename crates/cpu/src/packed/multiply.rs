@@ -6,7 +6,7 @@ use treillage_trellis::lanes::{Code, Mcg, Mul1, ThreeInst};
 use treillage_trellis::{Codebook, PackedLinear, TILE};
 
 use super::exact::Exact;
-use super::input::{Form, Rotated, Singles, Steps};
+use super::input::{Form, Rotated, Rows, Singles};
 use super::int8::Int8;
 use super::tiles::Tiles;
 use super::{BLOCK, BLOCK_TILES};
@@ -75,14 +75,14 @@ impl Rotated {
                 Codebook::Mcg => self.exact(x, linear, Mcg, tiles, out),
                 Codebook::Mul1 => self.exact(x, linear, Mul1, tiles, out),
             },
-            Form::Bytes(x, steps) => self.isa().run(self.int8(x, steps, linear, tiles, out)),
-            Form::Halves(x, steps) => self.isa().run(self.int8(x, steps, linear, tiles, out)),
+            Form::Bytes(x) => self.isa().run(self.int8(x, linear, tiles, out)),
+            Form::Halves(x) => self.isa().run(self.int8(x, linear, tiles, out)),
         }
     }
 
     fn exact(
         &self,
-        x: &[Singles<f32>],
+        x: &Rows<Singles<f32>>,
         linear: &PackedLinear,
         code: impl Code,
         columns: Range<usize>,
@@ -103,8 +103,7 @@ impl Rotated {
 
     fn int8<'a, B>(
         &self,
-        x: &'a [B],
-        steps: &'a Steps,
+        x: &'a Rows<B>,
         linear: &'a PackedLinear,
         columns: Range<usize>,
         out: &'a mut [f32],
@@ -114,10 +113,7 @@ impl Rotated {
             Codebook::Mul1,
             "the codebook of quantized activations"
         );
-        for (row, &offset) in out
-            .chunks_exact_mut(TILE * columns.len())
-            .zip(&steps.offsets)
-        {
+        for (row, &offset) in out.chunks_exact_mut(TILE * columns.len()).zip(&x.offsets) {
             row.fill(offset);
         }
         let (tiles, bits, rows) = (Tiles::new(linear), linear.bits(), self.rows());
@@ -125,7 +121,6 @@ impl Rotated {
             tiles,
             bits,
             x,
-            steps,
             rows,
             columns,
             out,

@@ -1,4 +1,4 @@
-//! The exponential, free of branches and calls so that loops over it vectorise.
+//! The exponential, free of branches and calls, so that loops over it vectorise inside a kernel.
 
 /// `eˣ` to within two units in the last place; 0 from −87.3 down, ∞ from 88.8 up, NaN for NaN.
 ///

@@ -1,0 +1,12 @@
+use treillage_trellis::lanes::Isa;
+
+use crate::backend::Arithmetic;
+
+/// How ops are computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Compute {
+    /// The instructions of this machine.
+    pub(crate) isa: Isa,
+    /// How packed linears are multiplied.
+    pub(crate) arithmetic: Arithmetic,
+}
