@@ -1,4 +1,52 @@
-//! Reads and writes model checkpoints: safetensors, configs, EXL3.
+//! Model checkpoints, read and written: safetensors, `config.json`, EXL3.
+//!
+//! [`Checkpoint`] opens a folder in Hugging Face or EXL3 format, maps its files and hands out what a model is built
+//! from: linears as they are stored ([`StoredLinear`]), other tensors ([`DenseTensor`]), the architecture
+//! ([`ModelConfig`]). Nothing is read before it is asked for, and what is asked for stays in the mapped file wherever
+//! its alignment permits. [`Exl3Writer`] and [`DenseWriter`] write such folders block by block; killed at any moment,
+//! they go on where they were and end with the same bytes.
+//!
+//! Files are not trusted. Headers, indices and configurations are checked before anything is computed from them, no
+//! memory is reserved on the word of a file, and every error is one line that names file, tensor and reason.
+//!
+//! The crate knows file formats, not mathematics: it decodes no trellis, runs no model, and reads neither tokenizers
+//! nor remote repositories.
+//!
+//! ```
+//! use treillage_checkpoint::{Checkpoint, FeedForward, StoredLinear};
+//!
+//! # fn main() -> treillage_checkpoint::Result<()> {
+//! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/micro-qwen3_moe");
+//! let checkpoint = Checkpoint::open(dir)?;
+//! let config = checkpoint.config();
+//! assert_eq!(config.architecture.model_type(), "qwen3_moe");
+//!
+//! let FeedForward::Moe(moe) = config.feed_forward(0) else { unreachable!() };
+//! let expert = checkpoint.linear(
+//!     "model.layers.0.mlp.experts.7.up_proj",
+//!     config.hidden_size,
+//!     moe.intermediate_size,
+//! )?;
+//! match expert {
+//!     StoredLinear::Dense { weight, .. } => weight.check_finite()?,
+//!     StoredLinear::Trellis(packed) => println!("{} bits per weight", packed.bits()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `checkpoint` | the folder as a whole |
+//! | `config` | `config.json`, `generation_config.json`, limits of plausibility |
+//! | `safetensors` | headers, views, and the writing of headers |
+//! | `shards` | one file or several, with or without an index |
+//! | `mmap` | mapped files and typed windows into them; the only unsafe code |
+//! | `linear` | the ways a linear can be stored: EXL3 variants, dense, fused experts |
+//! | `fp8` | E4M3 weights with scales |
+//! | `dense`, `dtype` | tensors of floats, element types |
+//! | `write` | jobs, parts, shards, descriptions |
+//! | `error`, `json` | messages; files of bounded size |
 
 mod checkpoint;
 mod config;

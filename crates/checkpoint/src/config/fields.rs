@@ -78,7 +78,7 @@ impl<'a> Fields<'a> {
         let number = |value: &Value| u32::try_from(value.as_u64()?).ok();
         let list = self.typed(
             name,
-            "a whole number or a list of them",
+            "a whole number or a short list of them",
             |value| match value {
                 Value::Array(list) if list.len() > LONGEST_LIST => None,
                 Value::Array(list) => list.iter().map(number).collect(),

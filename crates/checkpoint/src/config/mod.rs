@@ -4,28 +4,30 @@ mod fields;
 mod model;
 mod quantization;
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, de};
+use serde_json::{Map, Value};
 
 pub use model::{Architecture, Attention, FeedForward, ModelConfig, Moe};
 pub use quantization::Quantization;
 
-use crate::{Error, Result, json};
+use crate::{Error, json};
 
 /// Name of the configuration.
 pub(crate) const CONFIG: &str = "config.json";
 /// Name of the defaults for generating text.
 const GENERATION_CONFIG: &str = "generation_config.json";
-/// Largest configuration accepted, in bytes.
-const LARGEST_CONFIG: u64 = 4 << 20;
+/// Largest configuration accepted, in bytes. They are of a few thousand, unless a description of all tensors was put
+/// into them.
+const LARGEST_CONFIG: u64 = 64 << 20;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Not JSON.
-    #[error("not valid JSON: {0}")]
+    /// Not JSON, or JSON but no object.
+    #[error("not a valid JSON object: {0}")]
     Json(serde_json::Error),
     /// JSON, but a list, a string…
     #[error("not a JSON object")]
@@ -72,14 +74,54 @@ pub enum ConfigError {
     },
 }
 
-/// The JSON file `path`.
-pub(crate) fn read(path: &Path) -> Result<Value> {
+/// The JSON object in the file `path`, without any `tensor_storage`.
+pub(crate) fn read(path: &Path) -> crate::Result<Value> {
     let bytes = json::read_bytes(path, LARGEST_CONFIG)?;
-    serde_json::from_slice(&bytes).map_err(|e| in_file(path, ConfigError::Json(e)))
+    match serde_json::from_slice(&bytes) {
+        Ok(Brief(config)) => Ok(Value::Object(config)),
+        Err(error) => Err(in_file(path, ConfigError::Json(error))),
+    }
+}
+
+/// A JSON object without the descriptions of all tensors that some writers put into the configuration: they can be
+/// larger than everything else together, and the tensors say the same.
+struct Brief(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Brief {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Brief;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Brief, A::Error> {
+                let mut fields = Map::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    let value = match key.as_str() {
+                        "tensor_storage" => {
+                            map.next_value::<de::IgnoredAny>()?;
+                            continue;
+                        }
+                        "quantization_config" => match map.next_value()? {
+                            Some(Brief(inner)) => Value::Object(inner),
+                            None => Value::Null,
+                        },
+                        _ => map.next_value()?,
+                    };
+                    fields.insert(key, value);
+                }
+                Ok(Brief(fields))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
 }
 
 /// What `raw`, the `config.json` of `dir`, and the `generation_config.json` beside it say.
-pub(crate) fn parse(dir: &Path, raw: &Value) -> Result<(ModelConfig, Option<Quantization>)> {
+pub(crate) fn parse(dir: &Path, raw: &Value) -> crate::Result<(ModelConfig, Option<Quantization>)> {
     let path = dir.join(CONFIG);
     let mut config = ModelConfig::from_json(raw).map_err(|e| in_file(&path, e))?;
     let quantization = Quantization::from_json(raw).map_err(|e| in_file(&path, e))?;

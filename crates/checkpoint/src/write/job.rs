@@ -53,6 +53,8 @@ impl Job {
         if finished.join(JOB).exists() && config::read(&finished.join(JOB))? == wanted {
             return Ok(job(None));
         }
+        // Died between removing the description and the folder; fails, rightly, if it is not empty.
+        let _ = fs::remove_dir(&finished);
         let described = work.join(JOB);
         if !described.exists() {
             fs::create_dir_all(dir).map_err(io_error)?;
