@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use treillage_backend::Inference;
+use treillage_backend::{Error as BackendError, Inference};
 use treillage_checkpoint::ModelConfig;
 
 use crate::{Block, Embedding, Error, Head, Weights};
@@ -113,6 +113,11 @@ impl<'m, B: Inference> Session<'m, B> {
     /// then is as before.
     pub fn extend(&mut self, ids: &[u32]) -> Result<Vec<f32>, Error> {
         let before = self.len();
+        let needed = before + ids.len();
+        if needed > self.capacity {
+            let capacity = self.capacity;
+            return Err(BackendError::CacheFull { capacity, needed }.into());
+        }
         let mut last = Err(Error::EmptyPrompt);
         for chunk in ids.chunks(PREFILL_CHUNK) {
             last = self.forward(chunk).map(|hidden| (hidden, chunk.len()));
@@ -157,6 +162,8 @@ impl<'m, B: Inference> Session<'m, B> {
         let rows: Vec<usize> = rows.collect();
         let hidden = self.backend.select_rows(hidden, &rows)?;
         let logits = self.model.head.forward(self.backend, &hidden)?;
-        Ok(self.backend.read(&logits)?)
+        let logits = self.backend.read(&logits)?;
+        BackendError::check_shape("logits", rows.len() * self.model.vocabulary(), logits.len())?;
+        Ok(logits)
     }
 }

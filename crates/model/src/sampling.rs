@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+mod ranked;
+use ranked::Ranked;
+
 /// How to choose the next token. The default is greedy.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -45,6 +48,10 @@ impl Default for SamplingOptions {
 }
 
 impl SamplingOptions {
+    fn keeps_all(&self) -> bool {
+        self.top_k == 0 && self.top_p == 1.0 && self.min_p == 0.0
+    }
+
     fn check(&self) -> Result<(), Error> {
         let checks = [
             (
@@ -130,10 +137,23 @@ impl Sampler {
         if self.options.temperature == 0.0 {
             return Ok(best);
         }
-        let mut ranked = Ranked::new(&logits, logits[best as usize], self.options.temperature);
-        let survivors = survivors(&mut ranked, &self.options);
-        let draw = self.rng.random::<f64>() * survivors.mass;
-        Ok(ranked.pick(draw, survivors.count))
+        let uniform = self.rng.random::<f64>();
+        let softmax = Tempered {
+            largest: logits[best as usize].into(),
+            temperature: self.options.temperature.into(),
+        };
+        Ok(if self.options.keeps_all() {
+            let weights = (0..).zip(&logits);
+            pick(
+                weights.map(|(id, &logit)| (softmax.weight(logit), id)),
+                uniform,
+            )
+        } else {
+            pick(
+                softmax.survivors(&logits, &self.options).into_iter(),
+                uniform,
+            )
+        })
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -170,108 +190,60 @@ pub fn argmax(logits: &[f32]) -> Result<u32, Error> {
     best.map(|(id, _)| id as u32).ok_or(Error::NotFinite)
 }
 
-/// What is left of a distribution after the filters.
-struct Survivors {
-    /// Leading tokens of the ranking.
-    count: usize,
-    /// The sum of their weights.
-    mass: f64,
+/// A softmax with temperature, not normalised: the most probable token has weight 1.
+struct Tempered {
+    largest: f64,
+    temperature: f64,
 }
 
-fn survivors(ranked: &mut Ranked, options: &SamplingOptions) -> Survivors {
-    let all = ranked.tokens.len();
-    let limit = match options.top_k {
-        0 => all,
-        k => k.min(all),
-    };
-    let total = if limit < all {
-        (0..limit).map(|rank| ranked.weight(rank)).sum()
-    } else {
-        ranked.total()
-    };
-    let filtered = options.top_p < 1.0 || options.min_p > 0.0;
-    if !filtered {
-        return Survivors {
-            count: limit,
-            mass: total,
+impl Tempered {
+    fn weight(&self, logit: f32) -> f64 {
+        ((f64::from(logit) - self.largest) / self.temperature).exp()
+    }
+
+    /// The tokens that all filters keep and their weights, most probable first. There is at least one.
+    fn survivors(&self, logits: &[f32], options: &SamplingOptions) -> Vec<(f64, u32)> {
+        let mut ranked = Ranked::new(logits);
+        let limit = match options.top_k {
+            0 => ranked.len(),
+            k => k.min(ranked.len()),
         };
-    }
-    let enough = if options.top_p < 1.0 {
-        f64::from(options.top_p) * total
-    } else {
-        f64::INFINITY
-    };
-    let (mut count, mut mass) = (0, 0.0);
-    // Weights are relative to the largest, which is 1, so the first token always survives.
-    while count < limit && mass < enough && ranked.weight(count) >= f64::from(options.min_p) {
-        mass += ranked.weight(count);
-        count += 1;
-    }
-    Survivors { count, mass }
-}
-
-/// Tokens ranked by weight, descending, equals by id; sorted only as far as asked, because a vocabulary has 150,000
-/// tokens of which a draw looks at a few.
-struct Ranked {
-    tokens: Vec<(f64, u32)>,
-    sorted: usize,
-}
-
-impl Ranked {
-    /// Weights `exp((logit - largest) / temperature)`.
-    fn new(logits: &[f32], largest: f32, temperature: f32) -> Self {
-        let weight =
-            |logit: f32| ((f64::from(logit) - f64::from(largest)) / f64::from(temperature)).exp();
-        Self {
-            tokens: (0u32..)
-                .zip(logits)
-                .map(|(id, &logit)| (weight(logit), id))
-                .collect(),
-            sorted: 0,
-        }
-    }
-
-    fn total(&self) -> f64 {
-        self.tokens.iter().map(|&(weight, _)| weight).sum()
-    }
-
-    fn weight(&mut self, rank: usize) -> f64 {
-        self.at(rank).0
-    }
-
-    fn at(&mut self, rank: usize) -> (f64, u32) {
-        while self.sorted <= rank {
-            let more = (7 * self.sorted).max(32);
-            let rest = &mut self.tokens[self.sorted..];
-            let order = |a: &(f64, u32), b: &(f64, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-            let head = if more < rest.len() {
-                rest.select_nth_unstable_by(more, order).0
-            } else {
-                rest
-            };
-            head.sort_unstable_by(order);
-            self.sorted += head.len();
-        }
-        self.tokens[rank]
-    }
-
-    /// The token in whose share of the first `count` weights, laid end to end, `draw` falls.
-    fn pick(&mut self, draw: f64, count: usize) -> u32 {
-        let (mut upto, mut last) = (0.0, 0);
-        for rank in 0..count {
-            let (weight, id) = self.at(rank);
-            // Rounding can leave the draw a hair above the sum of all weights: then it falls to the last of them.
-            if weight == 0.0 {
+        let enough = if options.top_p == 1.0 {
+            f64::INFINITY
+        } else if limit < ranked.len() {
+            let total: f64 = (0..limit).map(|rank| self.weight(ranked.at(rank).0)).sum();
+            f64::from(options.top_p) * total
+        } else {
+            let total: f64 = logits.iter().map(|&logit| self.weight(logit)).sum();
+            f64::from(options.top_p) * total
+        };
+        let (mut kept, mut mass) = (Vec::new(), 0.0);
+        for rank in 0..limit {
+            let (logit, id) = ranked.at(rank);
+            let weight = self.weight(logit);
+            if mass >= enough || weight < f64::from(options.min_p) {
                 break;
             }
-            upto += weight;
-            last = id;
-            if draw < upto {
-                break;
-            }
+            mass += weight;
+            kept.push((weight, id));
         }
-        last
+        kept
     }
+}
+
+/// The token in whose share of the weights, laid end to end, the fraction `uniform` of their sum falls.
+fn pick(weights: impl Iterator<Item = (f64, u32)> + Clone, uniform: f64) -> u32 {
+    let target = uniform * weights.clone().map(|(weight, _)| weight).sum::<f64>();
+    let (mut upto, mut last) = (0.0, 0);
+    for (weight, id) in weights.filter(|&(weight, _)| weight > 0.0) {
+        upto += weight;
+        last = id;
+        if target < upto {
+            break;
+        }
+    }
+    // Rounding can leave the target a hair above the last sum: then it falls to the last token with any weight.
+    last
 }
 
 #[cfg(test)]

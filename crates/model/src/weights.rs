@@ -11,6 +11,47 @@ use crate::Error;
 ///
 /// A [`Checkpoint`] is the usual source. Others overlay one, as quantization does with freshly encoded linears, or make
 /// weights up, as benchmarks do. What they return is checked against the model's sizes when it is loaded.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use treillage_backend::{DenseData, DenseWeights, LinearShape, LinearWeights};
+/// use treillage_checkpoint::ModelConfig;
+/// use treillage_cpu::CpuBackend;
+/// use treillage_model::{Error, Model, Weights};
+///
+/// struct Constant(f32);
+///
+/// impl Weights for Constant {
+///     fn linear(&self, prefix: &str, shape: LinearShape) -> Result<LinearWeights, Error> {
+///         let weight = self.dense(prefix, shape.out_features, shape.in_features)?;
+///         Ok(LinearWeights::Dense { weight, bias: None })
+///     }
+///
+///     fn dense(&self, _: &str, rows: usize, cols: usize) -> Result<DenseWeights, Error> {
+///         let values = DenseData::F32(Arc::new(vec![self.0; rows * cols]));
+///         Ok(DenseWeights::new(rows, cols, values)?)
+///     }
+///
+///     fn vector(&self, _: &str, len: usize) -> Result<Vec<f32>, Error> {
+///         Ok(vec![1.0; len])
+///     }
+///
+///     fn has_linear(&self, _: &str) -> bool {
+///         true
+///     }
+/// }
+///
+/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/micro-qwen3_moe/config.json");
+/// # let json = std::fs::read_to_string(path).unwrap();
+/// # let json = serde_json::from_str(&json).unwrap();
+/// let config = ModelConfig::from_json(&json).unwrap();
+/// let backend = CpuBackend::default();
+/// let model = Model::load(&backend, &Constant(0.01), &config)?;
+/// let logits = model.session(&backend, 8)?.extend(&[1, 2, 3])?;
+/// assert!(logits.iter().all(|logit| *logit == logits[0]));
+/// # Ok::<(), Error>(())
+/// ```
 pub trait Weights: Send + Sync {
     /// The linear whose tensors' names begin with `prefix`, such as `model.layers.0.self_attn.q_proj`.
     ///

@@ -60,7 +60,7 @@ impl<B: Inference> FeedForward<B> {
                     routing,
                     experts: backend
                         .load_experts(experts, hidden_to_inner)
-                        .map_err(Error::weight(&format!("experts beside {router}")))?,
+                        .map_err(Error::weight(&format!("{router} and its experts")))?,
                     count,
                 }
             }

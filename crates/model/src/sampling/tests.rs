@@ -14,7 +14,12 @@ fn slow(logits: &[f32], options: &SamplingOptions, uniform: f64) -> u32 {
             (scaled.exp(), id)
         })
         .collect();
-    tokens.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    if options.top_k > 0 || options.top_p < 1.0 || options.min_p > 0.0 {
+        tokens.sort_by(|a, b| {
+            let logit = |id: u32| logits[id as usize];
+            logit(b.1).total_cmp(&logit(a.1)).then(a.1.cmp(&b.1))
+        });
+    }
     if options.top_k > 0 {
         tokens.truncate(options.top_k);
     }

@@ -3,6 +3,7 @@
 
 mod files;
 mod forward;
+mod moments;
 
 use std::path::Path;
 
