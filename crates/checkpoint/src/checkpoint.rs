@@ -17,8 +17,8 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens the folder `dir`: `config.json`, `generation_config.json` if there is one, and the safetensors files that
-    /// `model.safetensors.index.json` names, or all of them if there is no index. Headers are checked, weights are
-    /// not read.
+    /// `model.safetensors.index.json` names or, without an index, `model.safetensors` or else all there are. Headers
+    /// are checked, weights are not read.
     ///
     /// # Errors
     /// Whatever is missing, malformed, inconsistent or of an architecture that [`ModelConfig`] does not know.

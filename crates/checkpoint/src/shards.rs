@@ -18,6 +18,8 @@ use crate::{
 
 /// The index that Hugging Face writes beside several shards.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// The file of weights where there is just one.
+pub(crate) const SINGLE: &str = "model.safetensors";
 /// Largest index accepted, in bytes: a million tensors have a third of this.
 const LARGEST_INDEX: u64 = 256 << 20;
 
@@ -58,7 +60,7 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// Opens what the index of `dir` names or, if there is none, every safetensors file of `dir`.
+    /// Opens what the index of `dir` names or, if there is none, the files that are there.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let index = dir.join(INDEX);
         if index.exists() {
@@ -69,48 +71,25 @@ impl Shards {
     }
 
     fn open_all(dir: &Path) -> Result<Self> {
-        let paths = safetensors_files(dir)?;
-        let mut shards = Self {
-            files: Vec::new(),
-            tensors: Vec::new(),
-        };
-        for path in &paths {
-            let (file, tensors) = Safetensors::open(path)?.into_parts();
-            let number = shards.files.len();
-            shards
-                .tensors
-                .extend(tensors.into_iter().map(|tensor| (number, tensor)));
-            shards.files.push(file);
-        }
         let index_error = |reason| Error::Index {
             file: dir.to_owned(),
             reason,
         };
-        if paths.is_empty() {
+        let (mut files, mut tensors) = (Vec::new(), Vec::new());
+        for path in safetensors_files(dir)? {
+            let (file, stored) = Safetensors::open(&path)?.into_parts();
+            tensors.extend(stored.into_iter().map(|tensor| (files.len(), tensor)));
+            files.push(file);
+        }
+        if files.is_empty() {
             return Err(index_error(IndexError::NoWeights));
         }
-        shards
-            .tensors
-            .sort_unstable_by(|a, b| a.1.name.cmp(&b.1.name));
-        match shards
-            .tensors
-            .windows(2)
-            .find(|pair| pair[0].1.name == pair[1].1.name)
-        {
+        let shards = Self::new(files, tensors);
+        let same = |pair: &&[(usize, TensorInfo)]| pair[0].1.name == pair[1].1.name;
+        match shards.tensors.windows(2).find(same) {
             Some(pair) => Err(index_error(IndexError::Duplicate(quoted(&pair[0].1.name)))),
             None => Ok(shards),
         }
-    }
-
-    /// The tensors of one safetensors file.
-    pub(crate) fn open_file(path: &Path) -> Result<Self> {
-        let (file, tensors) = Safetensors::open(path)?.into_parts();
-        let mut tensors: Vec<_> = tensors.into_iter().map(|tensor| (0, tensor)).collect();
-        tensors.sort_unstable_by(|a, b| a.1.name.cmp(&b.1.name));
-        Ok(Self {
-            files: vec![file],
-            tensors,
-        })
     }
 
     fn open_indexed(dir: &Path, path: &Path) -> Result<Self> {
@@ -123,18 +102,15 @@ impl Shards {
         // By shard, then by name: each shard is opened once, its tensors taken in the order it has them.
         listed.sort_unstable_by(|a, b| (&a.1, &a.0).cmp(&(&b.1, &b.0)));
 
-        let mut shards = Self {
-            files: Vec::new(),
-            tensors: Vec::new(),
-        };
+        let (mut files, mut tensors) = (Vec::new(), Vec::new());
         for of_one_shard in listed.chunk_by(|a, b| a.1 == b.1) {
             let shard = &of_one_shard[0].1;
             let path = dir.join(shard);
             if !path.exists() {
                 return Err(index_error(IndexError::MissingShard(shard.clone())));
             }
-            let (file, tensors) = Safetensors::open(&path)?.into_parts();
-            let mut stored = tensors.into_iter();
+            let (file, stored) = Safetensors::open(&path)?.into_parts();
+            let mut stored = stored.into_iter();
             for (name, _) in of_one_shard {
                 let Some(tensor) = stored.find(|tensor| &*tensor.name == name) else {
                     return Err(index_error(IndexError::MissingTensor {
@@ -142,17 +118,26 @@ impl Shards {
                         shard: shard.clone(),
                     }));
                 };
-                shards.tensors.push((shards.files.len(), tensor));
+                tensors.push((files.len(), tensor));
             }
-            shards.files.push(file);
+            files.push(file);
         }
-        if shards.files.is_empty() {
+        if files.is_empty() {
             return Err(index_error(IndexError::NoWeights));
         }
-        shards
-            .tensors
-            .sort_unstable_by(|a, b| a.1.name.cmp(&b.1.name));
-        Ok(shards)
+        Ok(Self::new(files, tensors))
+    }
+
+    /// The tensors of one safetensors file.
+    pub(crate) fn open_file(path: &Path) -> Result<Self> {
+        let (file, stored) = Safetensors::open(path)?.into_parts();
+        let tensors = stored.into_iter().map(|tensor| (0, tensor)).collect();
+        Ok(Self::new(vec![file], tensors))
+    }
+
+    fn new(files: Vec<Arc<MappedFile>>, mut tensors: Vec<(usize, TensorInfo)>) -> Self {
+        tensors.sort_unstable_by(|a, b| a.1.name.cmp(&b.1.name));
+        Self { files, tensors }
     }
 
     pub(crate) fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
@@ -181,8 +166,12 @@ impl Shards {
     }
 }
 
-/// The safetensors files of `dir` in the order of their names.
+/// `model.safetensors` of `dir` or, if there is none, all its safetensors files in the order of their names.
 fn safetensors_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let single = dir.join(SINGLE);
+    if single.exists() {
+        return Ok(vec![single]);
+    }
     let read_error = |cause| Error::io("read", dir, cause);
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(read_error)? {

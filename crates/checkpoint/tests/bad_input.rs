@@ -223,6 +223,10 @@ fn shards_open_with_an_index_and_without() {
     fs::write(dir.path().join(INDEX), map).unwrap();
     let listed = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(listed.names().collect::<Vec<_>>(), ["a", "b"]);
+    // Nor is what stands beside the one file of a checkpoint without an index.
+    let single = folder(&[shards[0], ("model.safetensors", &b)]);
+    let single = Checkpoint::open(single.path()).unwrap();
+    assert_eq!(single.names().collect::<Vec<_>>(), ["b"]);
     for (name, value) in [("a", 1.0), ("b", 2.0)] {
         assert_eq!(listed.vector(name, 1).unwrap(), [value]);
     }

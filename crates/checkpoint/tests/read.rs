@@ -1,14 +1,16 @@
 //! Reading real checkpoints: the repository's fixture and, where present, the shared models and golden vectors.
 
-use std::path::{Path, PathBuf};
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that does not work"
+)]
 
+mod common;
+
+use common::fixture;
 use treillage_checkpoint::{
     Architecture, Checkpoint, DenseData, Dtype, FeedForward, ModelConfig, StoredLinear,
 };
-
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/micro-qwen3_moe")
-}
 
 #[test]
 fn the_fixture_opens_and_its_config_is_what_it_says() {
@@ -58,8 +60,7 @@ fn linears_share_the_mapped_file() {
 
 #[test]
 fn both_spellings_of_a_config_mean_the_same() {
-    let published: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(fixture().join("config.json")).unwrap()).unwrap();
+    let published = common::config();
     let mut resaved = published.clone();
     let fields = resaved.as_object_mut().unwrap();
     let theta = fields.remove("rope_theta").unwrap();
@@ -80,4 +81,43 @@ fn both_spellings_of_a_config_mean_the_same() {
         ModelConfig::from_json(&published).unwrap(),
         ModelConfig::from_json(&resaved).unwrap()
     );
+}
+
+#[test]
+fn evicted_pages_are_read_again() {
+    let checkpoint = Checkpoint::open(fixture()).unwrap();
+    let name = "model.layers.0.mlp.experts.0.up_proj.weight";
+    let tensor = checkpoint.dense(name).unwrap();
+    let before = tensor.to_f32();
+    checkpoint.evict("model.layers.0.");
+    assert_eq!(tensor.to_f32(), before);
+    assert_eq!(checkpoint.dense(name).unwrap().to_f32(), before);
+}
+
+/// The configurations that transformers writes for the shared models, old and new.
+#[test]
+fn shared_configs_are_read_or_refused_by_name() {
+    for (model, known) in [
+        ("micro-qwen3_moe", true),
+        ("micro-glm4_moe_lite", false),
+        ("micro-qwen3_next", false),
+    ] {
+        let Some(dir) = common::shared(&format!("models/{model}")) else {
+            continue;
+        };
+        let [published, resaved] = ["config.json", "config.hf5.json"].map(|name| {
+            let json: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap();
+            ModelConfig::from_json(&json)
+        });
+        match (published, resaved) {
+            (Ok(published), Ok(resaved)) => assert!(known && published == resaved, "{model}"),
+            (Err(published), Err(resaved)) => {
+                assert!(!known, "{model}: {published}");
+                assert!(published.to_string().starts_with("unknown architecture"));
+                assert_eq!(published.to_string(), resaved.to_string());
+            }
+            _ => panic!("{model}: one spelling is read, the other is not"),
+        }
+    }
 }

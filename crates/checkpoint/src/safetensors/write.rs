@@ -56,3 +56,49 @@ impl Serialize for Table<'_> {
         map.end()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::Header;
+
+    const DTYPES: [Dtype; 5] = [Dtype::F4, Dtype::U8, Dtype::Bf16, Dtype::F32, Dtype::I64];
+
+    proptest! {
+        /// What is written is a valid header that says the same.
+        #[test]
+        fn headers_read_back(
+            tensors in vec((0..DTYPES.len(), vec(0..6_usize, 0..4), "[a-z\"\\\\é.]{0,8}"), 0..12)
+        ) {
+            let tensors: Vec<_> = tensors
+                .into_iter()
+                .enumerate()
+                .map(|(i, (dtype, shape, name))| (DTYPES[dtype], shape, format!("{name}.{i}")))
+                .filter_map(|(dtype, shape, name)| Some((dtype.span(&shape)?, dtype, shape, name)))
+                .collect();
+            let entries: Vec<_> = tensors
+                .iter()
+                .map(|(len, dtype, shape, name)| Entry { name, dtype: *dtype, shape, len: *len })
+                .collect();
+            let mut file = Vec::new();
+            write_header(&mut file, &entries).unwrap();
+            prop_assert_eq!(file.len() % 8, 0);
+            let data = file.len();
+            file.resize(data + entries.iter().map(|entry| entry.len).sum::<usize>(), 0);
+
+            let header = Header::parse(&file).unwrap();
+            prop_assert_eq!(&header.metadata()["format"], "pt");
+            prop_assert_eq!(header.tensors.len(), entries.len());
+            let mut begin = data;
+            for entry in &entries {
+                let read = header.tensors.iter().find(|t| &*t.name == entry.name).unwrap();
+                prop_assert_eq!(read.dtype, entry.dtype);
+                prop_assert_eq!(&*read.shape, entry.shape);
+                prop_assert_eq!(&read.range, &(begin..begin + entry.len));
+                begin += entry.len;
+            }
+        }
+    }
+}

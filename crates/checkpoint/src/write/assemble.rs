@@ -8,7 +8,7 @@ use super::{atomic, job::Job};
 use crate::{
     Result, Safetensors, TensorView, WriteError,
     safetensors::{Entry, write_header},
-    shards::INDEX,
+    shards::{INDEX, SINGLE},
 };
 
 /// The tensors of one leaf module, which stay together in one shard.
@@ -64,7 +64,7 @@ pub(super) fn modules(parts: &[Safetensors]) -> Result<Vec<StoredModule<'_>>, Wr
 pub(super) fn write_shards(job: &Job, modules: &[StoredModule<'_>], limit: u64) -> Result<()> {
     let shards = split_at(modules, limit);
     let name = |index: usize| match shards.len() {
-        1 => "model.safetensors".to_owned(),
+        1 => SINGLE.to_owned(),
         count => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
     };
     let mut index = Index {

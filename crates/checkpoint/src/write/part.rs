@@ -66,7 +66,7 @@ impl<'a> OutTensor<'a> {
             return Err(WriteError::Overflow {
                 name,
                 index,
-                value: tensor.data().map(|x| x)[index],
+                value: tensor.to_f32()[index],
                 dtype: dtype.into(),
             }
             .at(output));
