@@ -142,7 +142,7 @@ impl<B: Layout> Rows<B> {
 }
 
 /// How a kernel wants a block.
-trait Layout: Copy + Send + Sync {
+pub(super) trait Layout: Copy + Send + Sync {
     /// Of zeros.
     const ZERO: Self;
 

@@ -96,6 +96,9 @@ impl Vectors for Avx2 {
         fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints {
             [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])]
         }
+        fn mask(a: Self::Ints, mask: Self::Ints) -> Self::Ints {
+            [_mm256_and_si256(a[0], mask[0]), _mm256_and_si256(a[1], mask[1])]
+        }
         fn mask_flip(a: Self::Ints, mask: Self::Ints, flip: Self::Ints) -> Self::Ints {
             let masked = [_mm256_and_si256(a[0], mask[0]), _mm256_and_si256(a[1], mask[1])];
             [_mm256_xor_si256(masked[0], flip[0]), _mm256_xor_si256(masked[1], flip[1])]

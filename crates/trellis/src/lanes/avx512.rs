@@ -95,6 +95,7 @@ impl Vectors for Avx512 {
             _mm512_storeu_si512(to.as_mut_ptr().cast(), a)
         }
         fn add(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
+        fn mask(a: __m512i, mask: __m512i) -> __m512i { _mm512_and_si512(a, mask) }
         fn mask_flip(a: __m512i, mask: __m512i, flip: __m512i) -> __m512i {
             _mm512_ternarylogic_epi32::<0b0111_1000>(flip, a, mask)
         }

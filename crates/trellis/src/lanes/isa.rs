@@ -29,32 +29,13 @@ impl Isa {
     ///
     /// AVX-512 counts only along with VBMI and VNNI, AVX2 only along with FMA.
     pub fn at_most(level: SimdLevel) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if level >= SimdLevel::Avx512
-                && let Some(lanes) = Avx512::detect()
-            {
-                return Self(Choice::Avx512(lanes));
-            }
-            if level >= SimdLevel::Avx2
-                && let Some(lanes) = Avx2::detect()
-            {
-                return Self(Choice::Avx2(lanes));
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        return Self(Choice::Neon(super::Neon::new()));
-        #[cfg(not(target_arch = "aarch64"))]
-        Self(Choice::Portable(super::Portable::new()))
+        let mut levels = SimdLevel::ALL.into_iter().rev().filter(|&l| l <= level);
+        Self(levels.find_map(Choice::of).unwrap_or_else(Choice::baseline))
     }
 
     /// Each choice that this machine has, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        let levels = SimdLevel::ALL.into_iter();
-        levels
-            .map(|level| (level, Self::at_most(level)))
-            .filter(|(level, isa)| isa.level() == *level)
-            .map(|(_, isa)| isa)
+        SimdLevel::ALL.into_iter().filter_map(Choice::of).map(Self)
     }
 
     /// The level that this is.
@@ -83,5 +64,28 @@ impl Isa {
             #[cfg(not(target_arch = "aarch64"))]
             Choice::Portable(lanes) => kernel.run(lanes),
         }
+    }
+}
+
+impl Choice {
+    /// What this machine has of a level.
+    fn of(level: SimdLevel) -> Option<Self> {
+        match level {
+            SimdLevel::Portable => Some(Self::baseline()),
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Avx2 => Avx2::detect().map(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Avx512 => Avx512::detect().map(Self::Avx512),
+            #[cfg(not(target_arch = "x86_64"))]
+            SimdLevel::Avx2 | SimdLevel::Avx512 => None,
+        }
+    }
+
+    /// What every machine of the target has.
+    fn baseline() -> Self {
+        #[cfg(target_arch = "aarch64")]
+        return Self::Neon(super::Neon::new());
+        #[cfg(not(target_arch = "aarch64"))]
+        Self::Portable(super::Portable::new())
     }
 }

@@ -25,6 +25,7 @@ mod gather;
 mod isa;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(not(target_arch = "aarch64"))]
 mod portable;
 mod ring;
 mod vectors;
@@ -37,6 +38,7 @@ pub use code::{Code, Mcg, Mul1, ThreeInst};
 pub use isa::Isa;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
+#[cfg(not(target_arch = "aarch64"))]
 pub use portable::Portable;
 pub use ring::Ring;
 pub use vectors::Vectors;

@@ -79,6 +79,9 @@ impl Vectors for Neon {
         fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints {
             std::array::from_fn(|i| vaddq_u32(a[i], b[i]))
         }
+        fn mask(a: Self::Ints, mask: Self::Ints) -> Self::Ints {
+            std::array::from_fn(|i| vandq_u32(a[i], mask[i]))
+        }
         fn mask_flip(a: Self::Ints, mask: Self::Ints, flip: Self::Ints) -> Self::Ints {
             std::array::from_fn(|i| veorq_u32(vandq_u32(a[i], mask[i]), flip[i]))
         }

@@ -64,6 +64,11 @@ impl Vectors for Portable {
     }
 
     #[inline(always)]
+    fn mask(self, a: Self::Ints, mask: Self::Ints) -> Self::Ints {
+        std::array::from_fn(|l| a[l] & mask[l])
+    }
+
+    #[inline(always)]
     fn mask_flip(self, a: Self::Ints, mask: Self::Ints, flip: Self::Ints) -> Self::Ints {
         std::array::from_fn(|l| a[l] & mask[l] ^ flip[l])
     }

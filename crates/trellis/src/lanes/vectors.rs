@@ -20,6 +20,8 @@ pub trait Vectors: Copy + Send + Sync + 'static {
     fn store(self, a: Self::Ints, to: &mut [u32; LANES]);
     /// `a + b`.
     fn add(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// `a & mask`.
+    fn mask(self, a: Self::Ints, mask: Self::Ints) -> Self::Ints;
     /// `a & mask ^ flip`.
     fn mask_flip(self, a: Self::Ints, mask: Self::Ints, flip: Self::Ints) -> Self::Ints;
     /// `a << 16`.
@@ -81,8 +83,8 @@ pub trait Vectors: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn round_to_half(self, a: Self::Floats) -> Self::Floats {
         // 1.5 · 2¹³ times the power of two below |a| puts the last bit of a half's significand at the last bit of f32's.
-        let (infinity, zero) = (self.splat(f32::INFINITY.to_bits()), self.splat(0));
-        let power = self.floats_of_bits(self.mask_flip(self.bits_of_floats(a), infinity, zero));
+        let infinity = self.splat(f32::INFINITY.to_bits());
+        let power = self.floats_of_bits(self.mask(self.bits_of_floats(a), infinity));
         let shifted = self.mul_add(power, self.splat_float(12288.0), a);
         self.mul_add(power, self.splat_float(-12288.0), shifted)
     }
