@@ -7,9 +7,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use serde::Serialize;
-use treillage_backend::Inference;
+use treillage_backend::{Error as BackendError, Inference};
 
 use crate::{Error, PREFILL_CHUNK, Session};
+
+mod softmax;
+use softmax::LogSoftmax;
 
 /// How a text is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +96,7 @@ pub struct Comparison {
     pub top1_agreement: f64,
 }
 
-/// The perplexity of the session's model on `tokens`. Empties the session.
+/// The perplexity of the session's model on `tokens`. Whatever the session has read is forgotten.
 ///
 /// # Errors
 /// If the text does not fill a window, the windows do not fit the session, or the model fails.
@@ -104,7 +107,7 @@ pub fn perplexity<B: Inference>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Perplexity, Error> {
     let vocabulary = session.model().vocabulary();
-    each_chunk(tokens, windows, progress, |chunk| {
+    each_chunk(tokens, vocabulary, windows, progress, |chunk| {
         if chunk.opens_window {
             session.truncate(0);
         }
@@ -123,7 +126,8 @@ pub fn perplexity<B: Inference>(
     })
 }
 
-/// The distance of the session's model from `reference`, which predicts the same tokens. Empties both sessions.
+/// The distance of the session's model from `reference`, which predicts the same tokens. Whatever the two sessions
+/// have read is forgotten.
 ///
 /// # Errors
 /// As [`perplexity`], and [`Error::Vocabulary`] if the two models have not the same number of token ids.
@@ -137,7 +141,7 @@ pub fn compare<B: Inference, R: Inference>(
     check_vocabularies(session, reference)?;
     let vocabulary = session.model().vocabulary();
     let (mut reference_nll, mut divergence, mut agreements) = (0.0, 0.0, 0);
-    let model = each_chunk(tokens, windows, progress, |chunk| {
+    let model = each_chunk(tokens, vocabulary, windows, progress, |chunk| {
         if chunk.opens_window {
             session.truncate(0);
             reference.truncate(0);
@@ -163,6 +167,9 @@ pub fn compare<B: Inference, R: Inference>(
         }
         Ok(nll)
     })?;
+    if !f64::is_finite(divergence) {
+        return Err(Error::NotFinite);
+    }
     Ok(Comparison {
         model,
         reference: Perplexity::new(model.windows, model.scored, reference_nll)?,
@@ -185,7 +192,7 @@ pub struct Deviation {
 }
 
 /// The deviation of `session` from `reference` over `tokens`, read one by one as in generation: how much a faster way
-/// to compute the same model costs. Empties both sessions.
+/// to compute the same model costs. Whatever the two sessions have read is forgotten.
 ///
 /// # Errors
 /// [`Error::EmptyPrompt`] if there are no tokens, [`Error::Vocabulary`] as [`compare`], and if the tokens do not fit
@@ -251,33 +258,36 @@ struct Chunk<'t> {
 /// Adds up the negative log-likelihoods that `score` gives for each chunk of each window.
 fn each_chunk(
     tokens: &[u32],
+    vocabulary: usize,
     windows: Windows,
     progress: &mut dyn FnMut(Progress),
     mut score: impl FnMut(Chunk<'_>) -> Result<f64, Error>,
 ) -> Result<Perplexity, Error> {
+    if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
+        return Err(BackendError::Token { id, vocabulary }.into());
+    }
     let windows = windows.cut(tokens)?;
     let (mut scored, mut nll) = (0, 0.0);
-    let mut so_far = None;
     for (index, window) in windows.iter().enumerate() {
         let (inputs, targets) = (&window[..window.len() - 1], &window[1..]);
-        for (at, inputs) in inputs.chunks(PREFILL_CHUNK).enumerate() {
-            let first = at * PREFILL_CHUNK;
+        let chunks = inputs
+            .chunks(PREFILL_CHUNK)
+            .zip(targets.chunks(PREFILL_CHUNK));
+        for (at, (inputs, targets)) in chunks.enumerate() {
             nll += score(Chunk {
                 inputs,
-                targets: &targets[first..first + inputs.len()],
+                targets,
                 opens_window: at == 0,
             })?;
         }
         scored += targets.len();
-        let result = Perplexity::new(index + 1, scored, nll)?;
         progress(Progress {
-            done: result.windows,
+            done: index + 1,
             windows: windows.len(),
-            perplexity: result.perplexity,
+            perplexity: Perplexity::new(index + 1, scored, nll)?.perplexity,
         });
-        so_far = Some(result);
     }
-    so_far.ok_or(Error::NotFinite)
+    Perplexity::new(windows.len(), scored, nll)
 }
 
 /// Ranges that cover `rows` rows of logits, a bounded number of values each.
@@ -290,58 +300,6 @@ fn row_pieces(rows: usize, vocabulary: usize) -> impl Iterator<Item = Range<usiz
 
 /// Logits read from the backend in one piece: 64 MiB of them.
 const LOGITS_AT_ONCE: usize = 1 << 24;
-
-/// A row of logits as log-probabilities, summed in f64.
-struct LogSoftmax<'a> {
-    logits: &'a [f32],
-    log_sum: f64,
-}
-
-impl<'a> LogSoftmax<'a> {
-    fn new(logits: &'a [f32]) -> Self {
-        let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
-        Self {
-            logits,
-            log_sum: largest + sum.ln(),
-        }
-    }
-
-    fn log_probability(&self, logit: f32) -> f64 {
-        f64::from(logit) - self.log_sum
-    }
-
-    fn nll(&self, target: u32) -> f64 {
-        -self.log_probability(self.logits[target as usize])
-    }
-
-    /// `Σ p_self (ln p_self - ln p_other)`.
-    fn divergence(&self, other: &LogSoftmax<'_>) -> f64 {
-        self.logits
-            .iter()
-            .zip(other.logits)
-            .map(|(&here, &there)| {
-                let log_probability = self.log_probability(here);
-                let probability = log_probability.exp();
-                if probability == 0.0 {
-                    0.0
-                } else {
-                    probability * (log_probability - other.log_probability(there))
-                }
-            })
-            .sum()
-    }
-
-    fn top(&self) -> usize {
-        let mut top = 0;
-        for (id, logit) in self.logits.iter().enumerate() {
-            if *logit > self.logits[top] {
-                top = id;
-            }
-        }
-        top
-    }
-}
 
 /// What one predicted token adds to a [`Comparison`].
 struct TokenScore {

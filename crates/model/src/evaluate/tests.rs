@@ -85,21 +85,28 @@ fn windows_are_whole_and_do_not_overlap() {
 fn chunks_pair_each_input_with_its_successor() {
     let length = 2 * PREFILL_CHUNK + 7;
     let tokens: Vec<u32> = (0..2 * length as u32 + 5).collect();
+    let vocabulary = tokens.len();
     let windows = Windows {
         length,
         limit: None,
     };
     let (mut opened, mut pairs, mut done) = (0, 0, Vec::new());
-    let result = each_chunk(&tokens, windows, &mut |p| done.push(p.done), |chunk| {
-        opened += usize::from(chunk.opens_window);
-        assert!(chunk.inputs.len() <= PREFILL_CHUNK);
-        assert_eq!(chunk.inputs.len(), chunk.targets.len());
-        for (input, target) in chunk.inputs.iter().zip(chunk.targets) {
-            assert_eq!(input + 1, *target);
-        }
-        pairs += chunk.targets.len();
-        Ok(chunk.targets.len() as f64 * 2f64.ln())
-    })
+    let result = each_chunk(
+        &tokens,
+        vocabulary,
+        windows,
+        &mut |p| done.push(p.done),
+        |chunk| {
+            opened += usize::from(chunk.opens_window);
+            assert!(chunk.inputs.len() <= PREFILL_CHUNK);
+            assert_eq!(chunk.inputs.len(), chunk.targets.len());
+            for (input, target) in chunk.inputs.iter().zip(chunk.targets) {
+                assert_eq!(input + 1, *target);
+            }
+            pairs += chunk.targets.len();
+            Ok(chunk.targets.len() as f64 * 2f64.ln())
+        },
+    )
     .unwrap();
     assert_eq!((opened, pairs, done), (2, 2 * (length - 1), vec![1, 2]));
     assert_eq!((result.windows, result.scored), (2, pairs));
@@ -112,6 +119,17 @@ fn a_loss_that_is_not_finite_is_an_error() {
         length: 2,
         limit: None,
     };
-    let result = each_chunk(&[1, 2], windows, &mut |_| (), |_| Ok(f64::NAN));
+    let result = each_chunk(&[1, 2], 3, windows, &mut |_| (), |_| Ok(f64::NAN));
     assert!(matches!(result, Err(Error::NotFinite)));
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_an_error_also_as_the_last() {
+    let windows = Windows {
+        length: 2,
+        limit: None,
+    };
+    let result = each_chunk(&[1, 3], 3, windows, &mut |_| (), |_| Ok(0.0));
+    let message = result.unwrap_err().to_string();
+    assert_eq!(message, "token id 3 is outside the vocabulary of 3");
 }

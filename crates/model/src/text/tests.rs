@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::LazyLock};
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -7,13 +7,13 @@ use super::*;
 use crate::Error;
 
 /// Byte-level BPE of 512 tokens.
-fn byte_level() -> Tokenizer {
+static BYTE_LEVEL: LazyLock<Tokenizer> = LazyLock::new(|| {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     Tokenizer::open(&root.join("fixtures/micro-qwen3_moe")).unwrap()
-}
+});
 
 /// Whole words with a leading mark for a space, bytes for what it does not know: the other way of the field.
-fn byte_fallback() -> Tokenizer {
+static BYTE_FALLBACK: LazyLock<Tokenizer> = LazyLock::new(|| {
     let words = ["<unk>", "▁", "▁hello", "▁world", "hello", "o", "x"];
     let bytes = (0..=255u8).map(|b| format!("<0x{b:02X}>"));
     let vocabulary: serde_json::Map<_, _> = words
@@ -45,7 +45,7 @@ fn byte_fallback() -> Tokenizer {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
     Tokenizer::open(dir.path()).unwrap()
-}
+});
 
 /// The pieces that a stream of `ids` gives, the last from the end of the stream.
 fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
@@ -58,10 +58,10 @@ fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
 proptest! {
     #[test]
     fn any_text_survives(text in "\\PC{0,40}") {
-        let tokenizer = byte_level();
+        let tokenizer = &*BYTE_LEVEL;
         let ids = tokenizer.encode(&text).unwrap();
         prop_assert_eq!(tokenizer.decode(&ids, SpecialTokens::Keep).unwrap(), &*text);
-        let pieces = pieces(&tokenizer, &ids);
+        let pieces = pieces(tokenizer, &ids);
         prop_assert_eq!(pieces.concat(), &*text);
         // Nothing is left for the end, since every character was finished.
         prop_assert_eq!(pieces.last().unwrap(), if text.ends_with('\u{FFFD}') { "\u{FFFD}" } else { "" });
@@ -69,33 +69,33 @@ proptest! {
 
     #[test]
     fn any_tokens_stream_to_their_text(ids in prop::collection::vec(0u32..520, 0..60)) {
-        let tokenizer = byte_level();
+        let tokenizer = &*BYTE_LEVEL;
         let whole = tokenizer.decode(&ids, SpecialTokens::Keep).unwrap();
-        prop_assert_eq!(pieces(&tokenizer, &ids).concat(), whole);
+        prop_assert_eq!(pieces(tokenizer, &ids).concat(), whole);
     }
 
     #[test]
     fn fallback_bytes_stream_to_their_text(text in "[ helloworldxé你🦀]{0,24}") {
-        let tokenizer = byte_fallback();
+        let tokenizer = &*BYTE_FALLBACK;
         let ids = tokenizer.encode(&text).unwrap();
-        prop_assert_eq!(pieces(&tokenizer, &ids).concat(), text);
+        prop_assert_eq!(pieces(tokenizer, &ids).concat(), text);
     }
 
     #[test]
     fn broken_fallback_bytes_do_not_stop_the_stream(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
-        let tokenizer = byte_fallback();
+        let tokenizer = &*BYTE_FALLBACK;
         let mut ids: Vec<u32> = bytes.iter().map(|&b| 7 + u32::from(b)).collect();
         ids.push(6);
-        let text = pieces(&tokenizer, &ids).concat();
+        let text = pieces(tokenizer, &ids).concat();
         prop_assert!(text.ends_with('x'), "{}", text);
     }
 }
 
 #[test]
 fn a_character_comes_whole() {
-    let tokenizer = byte_level();
+    let tokenizer = &*BYTE_LEVEL;
     let ids = tokenizer.encode("a🦀b").unwrap();
-    let pieces = pieces(&tokenizer, &ids);
+    let pieces = pieces(tokenizer, &ids);
     assert!(ids.len() > 3, "the vocabulary has no token for the crab");
     let spoken: Vec<&str> = pieces
         .iter()
@@ -107,17 +107,17 @@ fn a_character_comes_whole() {
 
 #[test]
 fn an_unfinished_character_shows_at_the_end() {
-    let tokenizer = byte_level();
+    let tokenizer = &*BYTE_LEVEL;
     let mut ids = tokenizer.encode("a🦀").unwrap();
     ids.pop();
-    let pieces = pieces(&tokenizer, &ids);
+    let pieces = pieces(tokenizer, &ids);
     assert_eq!(pieces.concat(), "a\u{FFFD}");
     assert_eq!(pieces.last().unwrap(), "\u{FFFD}");
 }
 
 #[test]
 fn special_tokens_are_read_and_left_out_on_request() {
-    let tokenizer = byte_level();
+    let tokenizer = &*BYTE_LEVEL;
     let ids = tokenizer.encode("<|im_start|>a<|im_end|>").unwrap();
     let end = tokenizer.id("<|im_end|>").unwrap();
     assert_eq!(
@@ -133,7 +133,7 @@ fn special_tokens_are_read_and_left_out_on_request() {
 
 #[test]
 fn a_files_truncation_is_ignored() {
-    let tokenizer = byte_fallback();
+    let tokenizer = &*BYTE_FALLBACK;
     assert!(tokenizer.encode("hello world hello").unwrap().len() > 2);
 }
 

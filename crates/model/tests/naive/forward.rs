@@ -6,9 +6,10 @@ use treillage_model::plan::Input;
 
 use crate::files::{Sizes, Tensors};
 
-type Row = Vec<f64>;
+/// One token's activations.
+pub(crate) type Row = Vec<f64>;
 
-/// What each linear read in each block, one row per token; experts with the weight of the token.
+/// What each linear read in each block and, last, in the head, one row per token with its routing weight.
 pub(crate) type Trace = Vec<BTreeMap<Input, Vec<(f64, Row)>>>;
 
 /// Logits after each token of `ids`.
@@ -39,10 +40,13 @@ pub(crate) fn logits(sizes: &Sizes, tensors: &Tensors, ids: &[u32]) -> (Vec<Row>
         "lm_head.weight"
     };
     let norm = &tensors["model.norm.weight"].1;
-    let logits = x
+    let normed: Vec<Row> = x.iter().map(|row| rms(row, norm, sizes.epsilon)).collect();
+    let logits = normed
         .iter()
-        .map(|row| multiply(&tensors[head], &rms(row, norm, sizes.epsilon)))
+        .map(|row| multiply(&tensors[head], row))
         .collect();
+    let head_input = normed.into_iter().map(|row| (1.0, row)).collect();
+    trace.push(BTreeMap::from([(Input::Head, head_input)]));
     (logits, trace)
 }
 

@@ -192,6 +192,34 @@ fn a_comparison_is_the_naive_one() {
 }
 
 #[test]
+fn a_deviation_is_the_naive_one() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let sizes = dense(true);
+    let backend = CpuBackend::default();
+    let loaded = [0, 1].map(|i| {
+        let tensors = files::write(dirs[i].path(), &sizes, 10 + i as u64);
+        let checkpoint = checkpoint(dirs[i].path());
+        let model = Model::load(&backend, &checkpoint, checkpoint.config()).unwrap();
+        (model, forward::logits(&sizes, &tensors, &IDS).0.concat())
+    });
+    let [(model, ours), (reference, theirs)] = &loaded;
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+    let difference = squares(&mut ours.iter().zip(theirs).map(|(a, b)| a - b));
+    let expected = (difference / squares(&mut theirs.iter().copied())).sqrt();
+
+    let mut session = model.session(&backend, IDS.len()).unwrap();
+    let mut other = reference.session(&backend, IDS.len()).unwrap();
+    let found = evaluate::deviation(&mut session, &mut other, &IDS).unwrap();
+    assert_eq!(found.tokens, IDS.len());
+    assert!((found.relative_rms - expected).abs() < 1e-4 * expected);
+    let mut again = model.session(&backend, IDS.len()).unwrap();
+    let none = evaluate::deviation(&mut session, &mut again, &IDS).unwrap();
+    let figures = (none.relative_rms, none.kl_divergence, none.top1_agreement);
+    assert_eq!(figures, (0.0, 0.0, 1.0));
+    assert!(evaluate::deviation(&mut session, &mut other, &[]).is_err());
+}
+
+#[test]
 fn names_the_weight_that_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let sizes = dense(true);

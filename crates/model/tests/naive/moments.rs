@@ -1,11 +1,11 @@
 use treillage_backend::{Quantization, RouteWeighting};
 use treillage_cpu::CpuBackend;
-use treillage_model::{Block, Embedding, plan, plan::Input};
+use treillage_model::{Block, Embedding, Head, plan, plan::Input};
 
-use crate::{IDS, checkpoint, files, forward, mixed};
+use crate::{IDS, checkpoint, files, forward, forward::Row, mixed};
 
 #[test]
-fn watched_blocks_gather_the_naive_moments() {
+fn watched_steps_gather_the_naive_moments() {
     let sizes = mixed(true);
     let dir = tempfile::tempdir().unwrap();
     let tensors = files::write(dir.path(), &sizes, 5);
@@ -29,31 +29,48 @@ fn watched_blocks_gather_the_naive_moments() {
             assert!(moments.get(Input::FeedForward).is_some());
             assert!(moments.get(Input::Head).is_none());
             for (input, moments) in moments.iter() {
-                let rows = trace.get(&input).cloned().unwrap_or_default();
-                let weight = |routed: f64| match weighting {
-                    RouteWeighting::Uniform => 1.0,
-                    RouteWeighting::Squared => routed * routed,
-                };
-                let count: f64 = rows.iter().map(|(routed, _)| weight(*routed)).sum();
-                let hessian = backend.take_moments(moments).unwrap();
-                assert!((hessian.count() - count).abs() <= 1e-4 * count, "{input:?}");
-                if rows.is_empty() {
-                    continue;
-                }
-                let mean = hessian.mean();
-                let width = rows[0].1.len();
-                assert_eq!(mean.shape(), (width, width), "{input:?}");
-                for i in 0..width {
-                    for j in 0..width {
-                        let sum: f64 = rows.iter().map(|(p, r)| weight(*p) * r[i] * r[j]).sum();
-                        let (found, expected) = (f64::from(mean[(i, j)]), sum / count);
-                        assert!(
-                            (found - expected).abs() < 1e-3,
-                            "{input:?}: {found} for {expected}"
-                        );
-                    }
-                }
+                let rows = trace.get(&input).map_or(&[][..], Vec::as_slice);
+                assert_moments(&backend, moments, input, rows, weighting);
             }
+        }
+        let (head, moments) = Head::probe(&backend, &checkpoint, config).unwrap();
+        head.forward(&backend, &x).unwrap();
+        let rows = &trace[plan(config).blocks.len()][&Input::Head];
+        assert_moments(&backend, &moments, Input::Head, rows, weighting);
+    }
+}
+
+/// That `moments` are those of `rows`, each with its routing weight.
+fn assert_moments<B: Quantization>(
+    backend: &B,
+    moments: &B::Moments,
+    input: Input,
+    rows: &[(f64, Row)],
+    weighting: RouteWeighting,
+) {
+    let weight = |routed: f64| match weighting {
+        RouteWeighting::Uniform => 1.0,
+        RouteWeighting::Squared => routed * routed,
+    };
+    let count: f64 = rows.iter().map(|(routed, _)| weight(*routed)).sum();
+    let hessian = backend.take_moments(moments).unwrap();
+    let found = hessian.count();
+    assert!((found - count).abs() <= 1e-4 * count, "{input:?}: {found}");
+    let Some((_, first)) = rows.first() else {
+        return;
+    };
+    let (mean, width) = (hessian.mean(), first.len());
+    assert_eq!(mean.shape(), (width, width), "{input:?}");
+    for i in 0..width {
+        for j in 0..width {
+            let products = rows
+                .iter()
+                .map(|(routed, row)| weight(*routed) * row[i] * row[j]);
+            let (found, expected) = (f64::from(mean[(i, j)]), products.sum::<f64>() / count);
+            assert!(
+                (found - expected).abs() < 1e-3,
+                "{input:?}: {found} for {expected}"
+            );
         }
     }
 }
