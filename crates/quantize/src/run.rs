@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use treillage_backend::Quantization;
-use treillage_checkpoint::Checkpoint;
+use treillage_checkpoint::{Checkpoint, Quantization as Quantized};
 use treillage_model::{
     Block, Embedding, Head,
     plan::{self, BlockPlan, ModelPlan},
@@ -11,6 +11,7 @@ use crate::{
     CalibrationTokens, Error, Event, HeadBits, Options, Summary,
     block::stages,
     encode::Encoder,
+    preflight,
     rates::Rates,
     statistics::Calibration,
     stream::Stream,
@@ -38,7 +39,11 @@ pub fn quantize<B: Quantization>(
 ) -> Result<Summary, Error> {
     options.check()?;
     let source = Checkpoint::open(source)?;
+    if source.quantization() == Some(&Quantized::Exl3) {
+        return Err(Error::AlreadyQuantized(source.dir().display().to_string()));
+    }
     let plan = plan::plan(source.config());
+    preflight::check(backend, &source, &plan)?;
     let rates = Rates::new(&plan, options)?;
     let work = Work::open(out, &source, &plan, tokens, options)?;
     let mut run = Run {
@@ -75,14 +80,14 @@ impl<B: Quantization> Run<'_, B> {
     /// Takes to disk what is not there yet, group by group.
     fn model(&mut self, plan: &ModelPlan) -> Result<(), Error> {
         self.announce(plan);
-        if !self.work.has(Group::Embedding) {
-            self.work.write_embedding()?;
-        }
         let (backend, source) = (self.encoder.backend, self.encoder.source);
         let config = source.config();
         let embedding = Embedding::load(backend, source, config)?;
         let mut stream = Stream::embed(backend, &embedding, self.tokens, config.hidden_size)?;
         drop(embedding);
+        if !self.work.has(Group::Embedding) {
+            self.work.write_embedding()?;
+        }
         for block in &plan.blocks {
             self.block(block, &mut stream)?;
         }

@@ -1,0 +1,106 @@
+//! Memory holds one block and the activations, however large the model. The allocator counts; pages of the mapped
+//! source are the system's to keep or drop.
+
+#[allow(dead_code)]
+mod support;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    fs,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use support::{Shape, stub::Stub};
+use treillage_quantize::{HeadBits, Options, quantize};
+
+/// The system's allocator, with a count of the bytes in use.
+struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: passes every call on to `System` unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the one that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as in `alloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Peak of the bytes allocated while a model of so many blocks was quantized, and the size of its file.
+fn peak(blocks: usize) -> (usize, usize) {
+    let shape = Shape {
+        hidden: 256,
+        blocks,
+        dense: vec![0],
+        experts: 4,
+        intermediate: 512,
+        vocabulary: 256,
+        tied: false,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let source = shape.write(&dir.path().join("source"), |_, _| ());
+    let tokens = shape.tokens(ROWS, COLS);
+    let options = Options {
+        head_bits: HeadBits::Keep,
+        ..Options::default()
+    };
+    let file = fs::metadata(source.join("model.safetensors"))
+        .unwrap()
+        .len();
+    let before = IN_USE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let out = dir.path().join("out");
+    quantize(
+        &Stub::default(),
+        &source,
+        &out,
+        &tokens,
+        &options,
+        &mut |_| (),
+    )
+    .unwrap();
+    (PEAK.load(Ordering::Relaxed) - before, file as usize)
+}
+
+const ROWS: usize = 4;
+const COLS: usize = 64;
+
+#[test]
+fn memory_is_one_block_and_the_activations() {
+    // Weights of a block in f32, while they are encoded.
+    let weights = 4 * (4 * 3 * 256 * 512 + 2 * 256 * 128 + 2 * 256 * 64);
+    // Per expert a Hessian at either width: as it is gathered, its rows that wait for that, drawn toward the layer's,
+    // its mean.
+    let hessians = 4 * 4 * 4 * (256 * 256 + 512 * 512);
+    let activations = 4 * ROWS * COLS * 256;
+    let bound = weights + hessians + activations;
+
+    // One thread, which after the first run has the workspaces that libraries keep for each.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let ((small, _), (large, file)) = pool.unwrap().install(|| {
+        peak(1);
+        (peak(3), peak(40))
+    });
+    println!("{large} bytes in use for a model of {file}");
+    assert!(
+        file > 4 * bound,
+        "{file} bytes say little about a bound of {bound}"
+    );
+    assert!(large < bound, "{large} bytes in use, more than {bound}");
+    assert!(
+        large < small + small / 10,
+        "{large} bytes for 40 blocks, {small} for 3"
+    );
+}

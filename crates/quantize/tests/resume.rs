@@ -1,0 +1,114 @@
+//! A run that is killed at any moment and started again ends with the same bytes as one that was left alone.
+//!
+//! The test runs itself as a child process, which quantizes, kills it, and runs it again.
+
+#[allow(dead_code)]
+mod support;
+
+use std::{
+    env, fs,
+    path::Path,
+    process::{Child, Command, ExitCode},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use support::{Shape, contents};
+use treillage_cpu::CpuBackend;
+use treillage_quantize::{Options, quantize};
+
+/// How often the run is killed.
+const KILLS: usize = 20;
+/// Marks the child; the next argument is the folder with the source and the results.
+const CHILD: &str = "--quantize-in";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == CHILD) {
+        let [dir, out] = [&arguments[at + 1], &arguments[at + 2]];
+        run(&Path::new(dir).join("source"), &Path::new(dir).join(out));
+        return ExitCode::SUCCESS;
+    }
+    killed_runs_end_with_the_same_bytes();
+    println!("test killed_runs_end_with_the_same_bytes ... ok ({KILLS} kills)");
+    ExitCode::SUCCESS
+}
+
+fn run(source: &Path, out: &Path) {
+    let options = Options {
+        bits_per_weight: 2.5,
+        ..Options::default()
+    };
+    let tokens = Shape::small().tokens(6, 32);
+    quantize(
+        &CpuBackend::default(),
+        source,
+        out,
+        &tokens,
+        &options,
+        &mut |_| (),
+    )
+    .unwrap();
+}
+
+fn start(dir: &Path, out: &str) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .arg(CHILD)
+        .arg(dir)
+        .arg(out)
+        .spawn()
+        .unwrap()
+}
+
+fn killed_runs_end_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    Shape::small().write(&dir.path().join("source"), |_, _| ());
+
+    let started = Instant::now();
+    assert!(start(dir.path(), "whole").wait().unwrap().success());
+    let whole_run = started.elapsed();
+    let expected = contents(&dir.path().join("whole"));
+    assert!(expected.iter().any(|(name, _)| name == "config.json"));
+
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let out = dir.path().join("killed");
+    let mut kills = 0;
+    while kills < KILLS {
+        let mut child = start(dir.path(), "killed");
+        // Up to a third of a run: several kills hit one run, at its beginning, in its blocks and at its end.
+        let patience = whole_run.mul_f64(rng.random_range(0.0..0.34));
+        let started = Instant::now();
+        let finished = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success());
+                break true;
+            }
+            if started.elapsed() >= patience {
+                break false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        if finished {
+            assert_same(&contents(&out), &expected);
+            fs::remove_dir_all(&out).unwrap();
+        } else {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+        }
+    }
+    assert!(start(dir.path(), "killed").wait().unwrap().success());
+    assert_same(&contents(&out), &expected);
+}
+
+fn assert_same(found: &[(String, Vec<u8>)], expected: &[(String, Vec<u8>)]) {
+    let names = |files: &[(String, Vec<u8>)]| -> Vec<String> {
+        files.iter().map(|(name, _)| name.clone()).collect()
+    };
+    assert_eq!(names(found), names(expected));
+    for ((name, found), (_, expected)) in found.iter().zip(expected) {
+        assert!(found == expected, "{name} differs after a kill");
+    }
+}

@@ -1,0 +1,179 @@
+//! The CPU backend, but with an encoder that takes no time: for tests that are not about the codes.
+
+use std::sync::Arc;
+
+use half::f16;
+use treillage_backend::{
+    AttentionInputs, AttentionSpec, DenseWeights, EncodeJob, Error, Inference, LinearShape,
+    LinearWeights, Quantization, RouteWeighting, Routing, SwiGlu,
+};
+use treillage_cpu::CpuBackend;
+use treillage_linalg::Hessian;
+use treillage_trellis::{EncodeReport, Encoded, PackedLinear, PackedParts};
+
+/// A backend that computes like [`CpuBackend`] and encodes every linear as one and the same noise.
+#[derive(Default)]
+pub(crate) struct Stub(CpuBackend);
+
+type Result<T> = std::result::Result<T, Error>;
+
+impl Inference for Stub {
+    type Tensor = <CpuBackend as Inference>::Tensor;
+    type Norm = <CpuBackend as Inference>::Norm;
+    type Linear = <CpuBackend as Inference>::Linear;
+    type Embedding = <CpuBackend as Inference>::Embedding;
+    type Experts = <CpuBackend as Inference>::Experts;
+    type KvCache = <CpuBackend as Inference>::KvCache;
+
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Self::Norm> {
+        self.0.load_norm(weight, epsilon)
+    }
+
+    fn load_linear(&self, weights: LinearWeights, shape: LinearShape) -> Result<Self::Linear> {
+        self.0.load_linear(weights, shape)
+    }
+
+    fn load_embedding(&self, table: DenseWeights) -> Result<Self::Embedding> {
+        self.0.load_embedding(table)
+    }
+
+    fn load_experts(
+        &self,
+        experts: Vec<SwiGlu<LinearWeights>>,
+        shape: LinearShape,
+    ) -> Result<Self::Experts> {
+        self.0.load_experts(experts, shape)
+    }
+
+    fn new_cache(&self, spec: &AttentionSpec, capacity: usize) -> Result<Self::KvCache> {
+        self.0.new_cache(spec, capacity)
+    }
+
+    fn cache_len(&self, cache: &Self::KvCache) -> usize {
+        self.0.cache_len(cache)
+    }
+
+    fn truncate_cache(&self, cache: &mut Self::KvCache, len: usize) {
+        self.0.truncate_cache(cache, len);
+    }
+
+    fn upload(&self, values: &[f32], width: usize) -> Result<Self::Tensor> {
+        self.0.upload(values, width)
+    }
+
+    fn read(&self, x: &Self::Tensor) -> Result<Vec<f32>> {
+        self.0.read(x)
+    }
+
+    fn select_rows(&self, x: &Self::Tensor, rows: &[usize]) -> Result<Self::Tensor> {
+        self.0.select_rows(x, rows)
+    }
+
+    fn embed(&self, table: &Self::Embedding, ids: &[u32]) -> Result<Self::Tensor> {
+        self.0.embed(table, ids)
+    }
+
+    fn norm_project<const N: usize>(
+        &self,
+        x: &Self::Tensor,
+        norm: &Self::Norm,
+        linears: [&Self::Linear; N],
+    ) -> Result<[Self::Tensor; N]> {
+        self.0.norm_project(x, norm, linears)
+    }
+
+    fn project_add(
+        &self,
+        x: &Self::Tensor,
+        linear: &Self::Linear,
+        residual: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        self.0.project_add(x, linear, residual)
+    }
+
+    fn attention(
+        &self,
+        inputs: AttentionInputs<'_, Self::Tensor, Self::Norm>,
+        spec: &AttentionSpec,
+        cache: &mut Self::KvCache,
+    ) -> Result<Self::Tensor> {
+        self.0.attention(inputs, spec, cache)
+    }
+
+    fn mlp(
+        &self,
+        x: &Self::Tensor,
+        norm: &Self::Norm,
+        mlp: &SwiGlu<Self::Linear>,
+    ) -> Result<Self::Tensor> {
+        self.0.mlp(x, norm, mlp)
+    }
+
+    fn moe(
+        &self,
+        x: &Self::Tensor,
+        norm: &Self::Norm,
+        router: &Self::Linear,
+        experts: &Self::Experts,
+        routing: &Routing,
+    ) -> Result<Self::Tensor> {
+        self.0.moe(x, norm, router, experts, routing)
+    }
+}
+
+impl Quantization for Stub {
+    type Moments = <CpuBackend as Quantization>::Moments;
+
+    fn new_moments(&self, width: usize) -> Result<Self::Moments> {
+        self.0.new_moments(width)
+    }
+
+    fn watch(&self, linear: &mut Self::Linear, moments: &Self::Moments) -> Result<()> {
+        self.0.watch(linear, moments)
+    }
+
+    fn watch_experts(
+        &self,
+        experts: &mut Self::Experts,
+        inputs: &[Self::Moments],
+        downs: &[Self::Moments],
+        weighting: RouteWeighting,
+    ) -> Result<()> {
+        self.0.watch_experts(experts, inputs, downs, weighting)
+    }
+
+    fn take_moments(&self, moments: &Self::Moments) -> Result<Hessian> {
+        self.0.take_moments(moments)
+    }
+
+    fn encode(&self, jobs: Vec<EncodeJob>) -> Result<Vec<Encoded>> {
+        let encode = |job: EncodeJob| {
+            let [rows, cols] = [job.shape.in_features, job.shape.out_features]
+                .map(|features| features.next_multiple_of(128));
+            let shape = [rows / 16, cols / 16, job.config.bits.words_per_tile()];
+            let words: Vec<u16> = (0..shape.iter().product::<usize>())
+                .map(|i| (i as u16).wrapping_mul(40503).wrapping_add(12345))
+                .collect();
+            let linear = PackedLinear::new(PackedParts {
+                words: Arc::new(words),
+                shape,
+                codebook: job.config.codebook,
+                suh: vec![f16::from_f32(1.0 / (rows as f32).sqrt()); rows],
+                svh: vec![f16::ONE; cols],
+                bias: None,
+            })?;
+            let report = EncodeReport {
+                relative_error: 1.0,
+                damping: 0.0,
+                scale: 1.0,
+                fallback: None,
+            };
+            Ok(Encoded { linear, report })
+        };
+        jobs.into_iter().map(encode).collect()
+    }
+}
