@@ -1,5 +1,3 @@
-use std::ops::Range;
-
 use treillage_trellis::lanes::{Code, GROUPS, Kernel, LANES, Lanes, Ring};
 use treillage_trellis::{Bits, TILE};
 
@@ -17,8 +15,6 @@ pub(super) struct Exact<'a, C> {
     pub(super) code: C,
     pub(super) x: &'a Rows<Singles<f32>>,
     pub(super) rows: usize,
-    /// Tiles along the output axis.
-    pub(super) columns: Range<usize>,
     /// `[rows, 16 columns]`.
     pub(super) out: &'a mut [f32],
 }
@@ -35,14 +31,14 @@ impl<C: Code> Kernel for Exact<'_, C> {
 impl<C: Code> Exact<'_, C> {
     #[inline(always)]
     fn multiply<L: Lanes, const K: usize>(self, lanes: L) {
-        let blocks = self.x.blocks.len() / self.rows;
-        let stride = TILE * self.columns.len();
+        let blocks = self.tiles.blocks;
+        let stride = TILE * self.tiles.columns.len();
         let mut rings = [const { Ring::new() }; BLOCK_TILES];
         let mut weights = Aligned([[[0.0; LANES]; GROUPS]; 4 * BLOCK_TILES]);
         for block in 0..blocks {
-            for (i, column) in self.columns.clone().enumerate() {
-                let tiles = self.tiles.column::<L, K>(lanes, block, column, &mut rings);
-                decode::<L, C, K>(lanes, self.code, &tiles, &mut weights);
+            for i in 0..self.tiles.columns.len() {
+                let column = self.tiles.column::<L, K>(lanes, block, i, &mut rings);
+                decode::<L, C, K>(lanes, self.code, &column, &mut weights);
                 let mut row = 0;
                 while row < self.rows {
                     let left = self.rows - row;
@@ -70,7 +66,7 @@ fn decode<L: Lanes, C: Code, const K: usize>(
 ) {
     let (tiles, _) = weights.0.as_chunks_mut::<4>();
     for (t, tile) in tiles.iter_mut().enumerate() {
-        column.prefetch_below::<K>(t);
+        column.prefetch::<K>(t);
         for g in 0..GROUPS {
             let group = column.group::<L, K>(lanes, t, g);
             for vector in 0..4 {

@@ -1,5 +1,3 @@
-use std::ops::Range;
-
 use treillage_trellis::lanes::{GROUPS, Kernel, LANES, Lanes, Ring};
 use treillage_trellis::{Bits, MUL1_MULTIPLIER, TILE};
 
@@ -16,8 +14,6 @@ pub(super) struct Int8<'a, B> {
     pub(super) bits: Bits,
     pub(super) x: &'a Rows<B>,
     pub(super) rows: usize,
-    /// Tiles along the output axis.
-    pub(super) columns: Range<usize>,
     /// `[rows, 16 columns]`.
     pub(super) out: &'a mut [f32],
 }
@@ -45,22 +41,22 @@ impl Kernel for Int8<'_, Pairs> {
 impl Int8<'_, Singles<u32>> {
     #[inline(always)]
     fn bytes<L: Lanes, const K: usize>(self, lanes: L) {
-        let blocks = self.x.blocks.len() / self.rows;
-        let stride = TILE * self.columns.len();
+        let blocks = self.tiles.blocks;
+        let stride = TILE * self.tiles.columns.len();
         let mut rings = [const { Ring::new() }; BLOCK_TILES];
         for block in 0..blocks {
-            for (i, column) in self.columns.clone().enumerate() {
-                let tiles = self.tiles.column::<L, K>(lanes, block, column, &mut rings);
+            for i in 0..self.tiles.columns.len() {
+                let column = self.tiles.column::<L, K>(lanes, block, i, &mut rings);
                 let mut row = 0;
                 while row < self.rows {
                     let at = row * blocks + block;
                     let (x, scales) = (&self.x.blocks[at..], &self.x.scales[at..]);
                     let out = &mut self.out[row * stride + TILE * i..];
                     row += if L::ROWS >= 2 && self.rows - row >= 2 {
-                        let sums = byte_sums::<L, K, 2>(lanes, &tiles, x, blocks);
+                        let sums = byte_sums::<L, K, 2>(lanes, &column, x, blocks);
                         add(lanes, sums, scales, blocks, out, stride)
                     } else {
-                        let sums = byte_sums::<L, K, 1>(lanes, &tiles, x, blocks);
+                        let sums = byte_sums::<L, K, 1>(lanes, &column, x, blocks);
                         add(lanes, sums, scales, blocks, out, stride)
                     };
                 }
@@ -72,14 +68,14 @@ impl Int8<'_, Singles<u32>> {
 impl Int8<'_, Pairs> {
     #[inline(always)]
     fn halves<L: Lanes, const K: usize>(self, lanes: L) {
-        let blocks = self.x.blocks.len() / self.rows;
-        let stride = TILE * self.columns.len();
+        let blocks = self.tiles.blocks;
+        let stride = TILE * self.tiles.columns.len();
         let mut rings = [const { Ring::new() }; BLOCK_TILES];
         let mut weights = Aligned([[[0; LANES]; GROUPS]; 2 * BLOCK_TILES]);
         for block in 0..blocks {
-            for (i, column) in self.columns.clone().enumerate() {
-                let tiles = self.tiles.column::<L, K>(lanes, block, column, &mut rings);
-                decode::<L, K>(lanes, &tiles, &mut weights);
+            for i in 0..self.tiles.columns.len() {
+                let column = self.tiles.column::<L, K>(lanes, block, i, &mut rings);
+                decode::<L, K>(lanes, &column, &mut weights);
                 let mut row = 0;
                 while row < self.rows {
                     let left = self.rows - row;
@@ -110,7 +106,7 @@ type Decoded = Aligned<[[[u32; LANES]; GROUPS]; 2 * BLOCK_TILES]>;
 fn decode<L: Lanes, const K: usize>(lanes: L, column: &Column<'_>, weights: &mut Decoded) {
     let (tiles, _) = weights.0.as_chunks_mut::<2>();
     for (t, tile) in tiles.iter_mut().enumerate() {
-        column.prefetch_below::<K>(t);
+        column.prefetch::<K>(t);
         for g in 0..GROUPS {
             let group = column.group::<L, K>(lanes, t, g);
             for pair in 0..2 {
@@ -133,7 +129,7 @@ fn byte_sums<L: Lanes, const K: usize, const R: usize>(
 ) -> [L::Ints; R] {
     let mut sums = [[lanes.splat(0); GROUPS]; R];
     for tile in 0..BLOCK_TILES {
-        column.prefetch_below::<K>(tile);
+        column.prefetch::<K>(tile);
         for g in 0..GROUPS {
             let group = column.group::<L, K>(lanes, tile, g);
             for vector in 0..4 {

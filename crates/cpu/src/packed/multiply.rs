@@ -89,14 +89,13 @@ impl Rotated {
         out: &mut [f32],
     ) {
         out.fill(0.0);
-        let (tiles, bits, rows) = (Tiles::new(linear), linear.bits(), self.rows());
+        let (tiles, bits, rows) = (Tiles::new(linear, columns), linear.bits(), self.rows());
         self.isa().run(Exact {
             tiles,
             bits,
             code,
             x,
             rows,
-            columns,
             out,
         });
     }
@@ -116,13 +115,12 @@ impl Rotated {
         for (row, &offset) in out.chunks_exact_mut(TILE * columns.len()).zip(&x.offsets) {
             row.fill(offset);
         }
-        let (tiles, bits, rows) = (Tiles::new(linear), linear.bits(), self.rows());
+        let (tiles, bits, rows) = (Tiles::new(linear, columns), linear.bits(), self.rows());
         Int8 {
             tiles,
             bits,
             x,
             rows,
-            columns,
             out,
         }
     }
