@@ -1,4 +1,43 @@
-//! EXL3 trellis codes: codebooks, packing, tail-biting Viterbi and LDLQ.
+//! Trellis-coded weights in the EXL3 format: encode linear layers at 1 to 8 bits per weight, and decode them.
+//!
+//! A linear is scaled, rotated by Hadamard transforms until its weights look like draws from a normal distribution, and
+//! encoded tile by tile: 16×16 weights are a closed walk through the states of a 16-bit shift register, each of which stands for a
+//! value. The method is QTIP (arXiv 2406.11235) with the rotations of QuIP# (arXiv 2402.04396); the format is ExLlamaV3's, and
+//! what is written here loads there.
+//!
+//! - [`encode_linear`] makes a [`PackedLinear`] of a weight matrix and the second moment of its inputs, as [`EncodeConfig`] says,
+//!   and reports how well that went;
+//! - [`PackedLinear`] is the linear as a checkpoint holds it, its parts checked against each other; it gives its weights back in
+//!   the original basis ([`PackedLinear::dequantize`]) or in the rotated one;
+//! - [`lanes`] is what faster products are written with, which never decode a whole matrix.
+//!
+//! It reads and writes no files and knows no models. Its encoder runs on the current rayon pool, and its results depend neither on
+//! the number of threads nor on the instructions of the machine.
+//!
+//! ```
+//! use nalgebra::DMatrix;
+//! use treillage_trellis::{Bits, Codebook, EncodeConfig, encode_linear};
+//!
+//! let weights = DMatrix::from_fn(128, 128, |i, j| ((i * i * 31 + j * 17) as f32).sin());
+//! let config = EncodeConfig::new(Bits::new(3)?, Codebook::Mul1, 0);
+//! let encoded = encode_linear(&weights, None, &config)?;
+//!
+//! // Three bits and a share of 256 scales for each weight.
+//! assert_eq!(encoded.linear.byte_len(), 128 * 128 * 3 / 8 + 2 * 256);
+//! let error = (encoded.linear.dequantize() - &weights).norm_squared() / weights.norm_squared();
+//! assert!(error < 0.025);
+//! assert!((encoded.report.relative_error - f64::from(error)).abs() < 1e-3);
+//! # Ok::<(), treillage_trellis::Error>(())
+//! ```
+//!
+//! # Modules
+//! | module | |
+//! |---|---|
+//! | [`tile`] | the order of a tile's weights, and its words |
+//! | [`decode`] | words to weights |
+//! | [`lanes`] | the same, sixteen weights at a time, for kernels |
+//! | [`scales`] | scales of older files |
+//! | [`viterbi`] | the nearest closed walk to a tile of weights |
 
 mod bits;
 mod codebook;

@@ -3,7 +3,7 @@ use treillage_trellis::{Bits, TILE};
 
 use super::input::{Rows, Singles};
 use super::tiles::{Column, Tiles};
-use super::{Aligned, BLOCK_TILES};
+use super::{Aligned, BLOCK_TILES, tile_outputs};
 
 /// The weights of one column of a block, in the order in which they meet activations: tile, vector, group.
 type Decoded = Aligned<[[[f32; LANES]; GROUPS]; 4 * BLOCK_TILES]>;
@@ -39,19 +39,11 @@ impl<C: Code> Exact<'_, C> {
             for i in 0..self.tiles.columns.len() {
                 let column = self.tiles.column::<L, K>(lanes, block, i, &mut rings);
                 decode::<L, C, K>(lanes, self.code, &column, &mut weights);
-                let mut row = 0;
-                while row < self.rows {
-                    let left = self.rows - row;
+                for_rows!(self.rows, L::ROWS, (row, R) => {
                     let x = &self.x.blocks[row * blocks + block..];
                     let out = &mut self.out[row * stride + TILE * i..];
-                    row += if L::ROWS >= 4 && left >= 4 {
-                        rows::<L, 4>(lanes, &weights, x, blocks, out, stride)
-                    } else if L::ROWS >= 2 && left >= 2 {
-                        rows::<L, 2>(lanes, &weights, x, blocks, out, stride)
-                    } else {
-                        rows::<L, 1>(lanes, &weights, x, blocks, out, stride)
-                    };
-                }
+                    multiply_rows::<L, R>(lanes, &weights, x, blocks, out, stride);
+                });
             }
         }
     }
@@ -77,16 +69,16 @@ fn decode<L: Lanes, C: Code, const K: usize>(
     }
 }
 
-/// Adds the products of `R` rows, `x_stride` blocks apart, to outputs that are `out_stride` apart. Gives `R`.
+/// Adds the products of `R` rows, `x_stride` blocks apart, to outputs that are `out_stride` apart.
 #[inline(always)]
-fn rows<L: Lanes, const R: usize>(
+fn multiply_rows<L: Lanes, const R: usize>(
     lanes: L,
     weights: &Decoded,
     x: &[Singles<f32>],
     x_stride: usize,
     out: &mut [f32],
     out_stride: usize,
-) -> usize {
+) {
     let mut sums = [[lanes.splat_float(0.0); GROUPS]; R];
     for (at, weights) in weights.0.iter().enumerate() {
         for r in 0..R {
@@ -98,10 +90,8 @@ fn rows<L: Lanes, const R: usize>(
         }
     }
     for r in 0..R {
-        if let Some(out) = out[r * out_stride..].first_chunk_mut() {
-            let sum = lanes.add_floats(lanes.load_floats(out), lanes.fold_floats(sums[r]));
-            lanes.store_floats(sum, out);
-        }
+        let out = tile_outputs(out, r * out_stride);
+        let sum = lanes.add_floats(lanes.load_floats(out), lanes.fold_floats(sums[r]));
+        lanes.store_floats(sum, out);
     }
-    R
 }

@@ -13,7 +13,7 @@ use crate::Arithmetic;
 /// Rows that a task rotates: fewer are not worth a thread.
 const MIN_ROWS: usize = 8;
 /// Up to this many quantized rows are multiplied byte by byte: more are worth adding up the bytes first.
-const BYTE_ROWS: usize = 2;
+pub(super) const BYTE_ROWS: usize = 2;
 
 /// Activations `x`, scaled and rotated: `x · diag(suh) · H`.
 pub struct Rotated {

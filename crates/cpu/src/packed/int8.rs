@@ -1,9 +1,9 @@
 use treillage_trellis::lanes::{GROUPS, Kernel, LANES, Lanes, Ring};
 use treillage_trellis::{Bits, MUL1_MULTIPLIER, TILE};
 
-use super::input::{Pairs, Rows, Singles};
+use super::input::{BYTE_ROWS, Pairs, Rows, Singles};
 use super::tiles::{Column, Tiles};
-use super::{Aligned, BLOCK_TILES};
+use super::{Aligned, BLOCK_TILES, tile_outputs};
 
 /// What is shared by both ways to multiply quantized activations with `What`, of the codebook MUL1.
 ///
@@ -47,19 +47,12 @@ impl Int8<'_, Singles<u32>> {
         for block in 0..blocks {
             for i in 0..self.tiles.columns.len() {
                 let column = self.tiles.column::<L, K>(lanes, block, i, &mut rings);
-                let mut row = 0;
-                while row < self.rows {
+                for_rows!(self.rows, L::ROWS.min(BYTE_ROWS), (row, R) => {
                     let at = row * blocks + block;
-                    let (x, scales) = (&self.x.blocks[at..], &self.x.scales[at..]);
+                    let sums = byte_sums::<L, K, R>(lanes, &column, &self.x.blocks[at..], blocks);
                     let out = &mut self.out[row * stride + TILE * i..];
-                    row += if L::ROWS >= 2 && self.rows - row >= 2 {
-                        let sums = byte_sums::<L, K, 2>(lanes, &column, x, blocks);
-                        add(lanes, sums, scales, blocks, out, stride)
-                    } else {
-                        let sums = byte_sums::<L, K, 1>(lanes, &column, x, blocks);
-                        add(lanes, sums, scales, blocks, out, stride)
-                    };
-                }
+                    add(lanes, sums, &self.x.scales[at..], blocks, out, stride);
+                });
             }
         }
     }
@@ -76,23 +69,12 @@ impl Int8<'_, Pairs> {
             for i in 0..self.tiles.columns.len() {
                 let column = self.tiles.column::<L, K>(lanes, block, i, &mut rings);
                 decode::<L, K>(lanes, &column, &mut weights);
-                let mut row = 0;
-                while row < self.rows {
-                    let left = self.rows - row;
+                for_rows!(self.rows, L::ROWS, (row, R) => {
                     let at = row * blocks + block;
-                    let (x, scales) = (&self.x.blocks[at..], &self.x.scales[at..]);
+                    let sums = half_sums::<L, R>(lanes, &weights, &self.x.blocks[at..], blocks);
                     let out = &mut self.out[row * stride + TILE * i..];
-                    row += if L::ROWS >= 4 && left >= 4 {
-                        let sums = half_sums::<L, 4>(lanes, &weights, x, blocks);
-                        add(lanes, sums, scales, blocks, out, stride)
-                    } else if L::ROWS >= 2 && left >= 2 {
-                        let sums = half_sums::<L, 2>(lanes, &weights, x, blocks);
-                        add(lanes, sums, scales, blocks, out, stride)
-                    } else {
-                        let sums = half_sums::<L, 1>(lanes, &weights, x, blocks);
-                        add(lanes, sums, scales, blocks, out, stride)
-                    };
-                }
+                    add(lanes, sums, &self.x.scales[at..], blocks, out, stride);
+                });
             }
         }
     }
@@ -172,7 +154,7 @@ fn half_sums<L: Lanes, const R: usize>(
     folded
 }
 
-/// Adds scaled sums of `R` rows to outputs that are `out_stride` apart. Gives `R`.
+/// Adds scaled sums of `R` rows to outputs that are `out_stride` apart.
 #[inline(always)]
 fn add<L: Lanes, const R: usize>(
     lanes: L,
@@ -181,14 +163,12 @@ fn add<L: Lanes, const R: usize>(
     stride: usize,
     out: &mut [f32],
     out_stride: usize,
-) -> usize {
+) {
     for r in 0..R {
-        if let Some(out) = out[r * out_stride..].first_chunk_mut() {
-            // Multiplied and added in two steps, so that no instruction set rounds otherwise than another.
-            let scale = lanes.splat_float(scales[r * stride]);
-            let scaled = lanes.mul_floats(lanes.convert(sums[r]), scale);
-            lanes.store_floats(lanes.add_floats(lanes.load_floats(out), scaled), out);
-        }
+        let out = tile_outputs(out, r * out_stride);
+        // Multiplied and added in two steps, so that no instruction set rounds otherwise than another.
+        let scale = lanes.splat_float(scales[r * stride]);
+        let scaled = lanes.mul_floats(lanes.convert(sums[r]), scale);
+        lanes.store_floats(lanes.add_floats(lanes.load_floats(out), scaled), out);
     }
-    R
 }

@@ -19,6 +19,29 @@ macro_rules! for_bits {
     };
 }
 
+/// Evaluates an expression for all rows, as many at a time as fit: 4, 2 or 1, as a constant.
+macro_rules! for_rows {
+    ($rows:expr, $fit:expr, ($row:ident, $count:ident) => $body:expr) => {
+        let mut $row = 0;
+        while $row < $rows {
+            let left = $rows - $row;
+            $row += if $fit >= 4 && left >= 4 {
+                const $count: usize = 4;
+                $body;
+                $count
+            } else if $fit >= 2 && left >= 2 {
+                const $count: usize = 2;
+                $body;
+                $count
+            } else {
+                const $count: usize = 1;
+                $body;
+                $count
+            };
+        }
+    };
+}
+
 mod exact;
 mod input;
 mod int8;
@@ -26,14 +49,24 @@ mod multiply;
 mod quantized;
 mod tiles;
 
+use treillage_trellis::TILE;
+
 pub use input::Rotated;
 
 /// Input channels that share a Hadamard block, and a scale where activations are quantized.
 const BLOCK: usize = 128;
 /// Tiles along a block.
-const BLOCK_TILES: usize = BLOCK / treillage_trellis::TILE;
+const BLOCK_TILES: usize = BLOCK / TILE;
 
 /// What vectors are loaded from, at the start of a cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Aligned<T>(T);
+
+/// The outputs of one tile's columns, the first of them at `at`.
+#[inline(always)]
+fn tile_outputs(out: &mut [f32], at: usize) -> &mut [f32; TILE] {
+    out[at..]
+        .first_chunk_mut()
+        .expect("outputs are whole tiles")
+}

@@ -67,6 +67,7 @@ impl Vectors for Avx2 {
     type Floats = [__m256; 2];
 
     const ROWS: usize = 1;
+    const FUSES: bool = true;
 
     #[inline(always)]
     fn byte_factor(factor: i8) -> u32 {

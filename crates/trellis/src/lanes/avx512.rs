@@ -74,6 +74,7 @@ impl Vectors for Avx512 {
     type Floats = __m512;
 
     const ROWS: usize = 4;
+    const FUSES: bool = true;
 
     #[inline(always)]
     fn byte_factor(factor: i8) -> u32 {

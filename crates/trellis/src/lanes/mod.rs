@@ -2,8 +2,8 @@
 //!
 //! A [`Kernel`] is written once, over any [`Lanes`], and [`Isa::run`] runs it with the instructions of this machine. A
 //! value of a type that implements [`Lanes`] exists only where the machine has its instructions, so kernels need no
-//! `unsafe`. Everything in a kernel's inner loops must be `#[inline(always)]`: instructions are enabled for the body of
-//! [`Isa::run`] and what is inlined into it.
+//! `unsafe`. Instructions are enabled for the body of [`Isa::run`] and what is inlined into it, so everything that a
+//! kernel's inner loops call with its lanes must be `#[inline(always)]`, and no closure.
 //!
 //! # Lane order
 //! The trellis position `8 t + e` of a weight is element `e` of *thread* `t` (see [`tile`](crate::tile)). A tile is decoded as 4

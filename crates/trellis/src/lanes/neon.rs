@@ -56,6 +56,7 @@ impl Vectors for Neon {
     type Floats = [float32x4_t; 4];
 
     const ROWS: usize = 1;
+    const FUSES: bool = true;
 
     #[inline(always)]
     fn byte_factor(factor: i8) -> u32 {

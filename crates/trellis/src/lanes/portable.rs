@@ -52,6 +52,7 @@ impl Vectors for Portable {
     type Floats = [f32; LANES];
 
     const ROWS: usize = 1;
+    const FUSES: bool = false;
 
     #[inline(always)]
     fn splat(self, value: u32) -> Self::Ints {

@@ -9,6 +9,8 @@ pub trait Vectors: Copy + Send + Sync + 'static {
 
     /// Rows of four accumulators each that fit the registers, along with four weights.
     const ROWS: usize;
+    /// Whether [`Vectors::mul_add`] rounds once.
+    const FUSES: bool;
 
     /// `value` in every lane.
     fn splat(self, value: u32) -> Self::Ints;
@@ -55,7 +57,7 @@ pub trait Vectors: Copy + Send + Sync + 'static {
     fn add_floats(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a × b`.
     fn mul_floats(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    /// `a × b + c`, rounded once or twice.
+    /// `a × b + c`, rounded once if [`Vectors::FUSES`], else twice.
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
 
     /// Adds up what the lanes of a tile's four groups hold for each of its sixteen columns, in the order of the columns.
