@@ -100,10 +100,8 @@ fn evaluate(quantized: &Path) {
     let number = |report: &Value, field: &str| report[field].as_f64().unwrap();
     assert_eq!(report["windows"], 4);
     assert_eq!(report["scored"], 4 * 511);
-    assert_eq!(
-        number(&report, "reference_perplexity"),
-        number(&original, "perplexity")
-    );
+    let reference = number(&report, "reference_perplexity");
+    assert!((reference / number(&original, "perplexity") - 1.0).abs() < 1e-9);
     assert!(number(&report, "perplexity") < 1.2 * number(&original, "perplexity"));
     let divergence = number(&report, "kl_divergence");
     assert!(divergence > 0.0 && divergence < 0.2, "{divergence}");
@@ -130,12 +128,10 @@ fn evaluate(quantized: &Path) {
 fn generate(quantized: &Path) {
     let command = || {
         let mut command = treillage(["generate", "--prompt", "The Rust programming language is"]);
-        command
-            .args(["--max-tokens", "16", "--temperature", "0"])
-            .arg(quantized);
+        command.args(["--max-tokens", "16"]).arg(quantized);
         command
     };
-    let report = json(&mut command());
+    let report = json(command().args(["--temperature", "0"]));
     let ids = report["ids"].as_array().unwrap();
     assert!(!ids.is_empty() && ids.len() <= 16);
     let text = report["text"].as_str().unwrap();

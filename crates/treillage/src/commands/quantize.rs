@@ -33,7 +33,12 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Method::Trellis)]
     method: Method,
     /// Bits per weight, 1 to 8, averaged over the linears of all blocks
-    #[arg(long, value_name = "B", default_value_t = 3.0)]
+    #[arg(
+        long,
+        value_name = "B",
+        default_value_t = 3.0,
+        allow_negative_numbers = true
+    )]
     bpw: f64,
     /// Bits of the head, 1 to 8, or 16 to keep it as it is
     #[arg(long, value_name = "B", default_value_t = HeadBits::default().into())]

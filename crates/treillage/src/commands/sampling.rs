@@ -5,19 +5,39 @@ use treillage_model::SamplingOptions;
 #[derive(clap::Args)]
 pub(crate) struct SamplingArgs {
     /// Divides the logits; 0 takes the most probable token each time
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     temperature: f32,
     /// Draw from the N most probable tokens; 0 means all
     #[arg(long, value_name = "N", default_value_t = 0)]
     top_k: usize,
     /// Draw from the fewest tokens that hold this share of the probability
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     top_p: f32,
     /// Draw from tokens at least this fraction as probable as the most probable one
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     min_p: f32,
     /// Make tokens that were seen before less probable; 1 is neutral
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     repetition_penalty: f32,
     /// Seed of the draws
     #[arg(long, value_name = "N", default_value_t = 0)]
