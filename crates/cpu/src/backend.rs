@@ -8,9 +8,10 @@ use treillage_trellis::lanes::Isa;
 
 use crate::attention::{KvCache, RopeTables, attention};
 use crate::compute::Compute;
-use crate::linear::{Linear, project, project_add};
+use crate::linear::Linear;
 use crate::moe::{Experts, mlp, moe};
 use crate::norm::Norm;
+use crate::project::{project, project_add};
 use crate::tensor::Tensor;
 
 /// How packed linears are multiplied.

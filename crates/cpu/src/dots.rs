@@ -1,102 +1,109 @@
 //! Products of activations with rows of weights: `out[r][o] = x_r · w_o`.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use treillage_linalg::{Parallelism, View, ViewMut, gemm};
 use treillage_trellis::lanes::{Isa, Kernel, LANES, Lanes};
 
-/// Up to this many rows weights are read once, row by row; more are worth the packing of a matrix product.
+/// Up to this many rows weights are widened as they are multiplied; more are worth a matrix product of widened ones.
 const FEW_ROWS: usize = 8;
-/// Rows of weights that are widened at a time, to stay in the L1 cache until they have met all rows.
-const WIDENED: usize = 8;
 
 /// A type that weights are stored in.
-pub(crate) trait Element: Sized {
-    /// The values as f32, in `space` if they are not that already. `space` is as long as `values`.
-    fn widen<'a>(isa: Isa, values: &'a [Self], space: &'a mut [f32]) -> &'a [f32];
+pub(crate) trait Element: Copy + Default {
+    /// The same number, exactly. Without branches and calls, so that loops over it vectorise inside a kernel.
+    fn widen(self) -> f32;
 }
 
 impl Element for f32 {
-    fn widen<'a>(_: Isa, values: &'a [f32], _: &'a mut [f32]) -> &'a [f32] {
-        values
-    }
-}
-
-impl Element for f16 {
-    fn widen<'a>(_: Isa, values: &'a [f16], space: &'a mut [f32]) -> &'a [f32] {
-        values.convert_to_f32_slice(space);
-        space
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
     }
 }
 
 impl Element for bf16 {
-    fn widen<'a>(isa: Isa, values: &'a [bf16], space: &'a mut [f32]) -> &'a [f32] {
-        struct Shift<'a>(&'a [bf16], &'a mut [f32]);
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
 
-        impl Kernel for Shift<'_> {
-            type Output = ();
-
-            #[inline(always)]
-            fn run<L: Lanes>(self, _: L) {
-                for (wide, value) in self.1.iter_mut().zip(self.0) {
-                    *wide = f32::from_bits(u32::from(value.to_bits()) << 16);
-                }
-            }
-        }
-
-        isa.run(Shift(values, space));
-        space
+impl Element for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        /// What the bias of the exponent grows by.
+        const REBIAS: u32 = (127 - 15) << 23;
+        let sign = u32::from(self.to_bits() & 0x8000) << 16;
+        let magnitude = u32::from(self.to_bits() & 0x7FFF) << 13;
+        let normal = magnitude + REBIAS;
+        // Infinities and NaNs keep the largest exponent.
+        let large = normal + REBIAS;
+        // A significand without its leading one: put one there, and take it off again.
+        let one = REBIAS + (1 << 23);
+        let small = (f32::from_bits(magnitude + one) - f32::from_bits(one)).to_bits();
+        let bits = if magnitude < 1 << 23 {
+            small
+        } else if magnitude < 31 << 23 {
+            normal
+        } else {
+            large
+        };
+        f32::from_bits(bits | sign)
     }
 }
 
 /// Overwrites `out`, row-major `[rows, outputs]`, with the products of the rows of `x` and of `weights`, both
 /// row-major and `width` wide.
 pub(crate) fn dots<T: Element>(isa: Isa, x: &[f32], weights: &[T], width: usize, out: &mut [f32]) {
-    let (rows, outputs) = (x.len() / width, weights.len() / width);
-    let step = if rows > FEW_ROWS { outputs } else { WIDENED };
-    let mut space = vec![0.0; step.min(outputs) * width];
-    for (i, weights) in weights.chunks(step * width).enumerate() {
-        let space = &mut space[..weights.len()];
-        let dots = Dots {
+    if x.len() <= FEW_ROWS * width {
+        let stride = weights.len() / width;
+        isa.run(Dots {
             x,
-            weights: T::widen(isa, weights, space),
+            weights,
             width,
-            out: &mut out[i * step..],
-            stride: outputs,
-        };
-        if rows > FEW_ROWS {
-            dots.multiply_matrices();
-        } else {
-            isa.run(dots);
+            out,
+            stride,
+        });
+    } else {
+        let mut wide = vec![0.0; weights.len()];
+        isa.run(Widen {
+            weights,
+            to: &mut wide,
+        });
+        let (rows, outputs) = (x.len() / width, weights.len() / width);
+        let x = View::row_major(x, rows, width);
+        let weights = View::row_major(&wide, outputs, width).transpose();
+        let out = ViewMut::row_major(out, rows, outputs);
+        gemm(1.0, x, weights, 0.0, out, Parallelism::Sequential);
+    }
+}
+
+/// Copies weights as f32.
+struct Widen<'a, T> {
+    weights: &'a [T],
+    to: &'a mut [f32],
+}
+
+impl<T: Element> Kernel for Widen<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        for (to, weight) in self.to.iter_mut().zip(self.weights) {
+            *to = weight.widen();
         }
     }
 }
 
-/// Products into the first columns of rows that are `stride` apart.
-struct Dots<'a> {
+struct Dots<'a, T> {
     x: &'a [f32],
-    weights: &'a [f32],
+    weights: &'a [T],
     width: usize,
     out: &'a mut [f32],
+    /// Outputs of a row.
     stride: usize,
 }
 
-impl Dots<'_> {
-    fn multiply_matrices(self) {
-        let (rows, outputs) = (self.x.len() / self.width, self.weights.len() / self.width);
-        let x = View::row_major(self.x, rows, self.width);
-        let weights = View::row_major(self.weights, outputs, self.width);
-        let out = ViewMut::row_major(self.out, rows, self.stride);
-        gemm(
-            1.0,
-            x,
-            weights.transpose(),
-            0.0,
-            out,
-            Parallelism::Sequential,
-        );
-    }
-
+impl<T: Element> Dots<'_, T> {
     /// The products of `R` rows from `row` on, `O` outputs at a time. Gives `R`.
     #[inline(always)]
     fn rows<L: Lanes, const R: usize, const O: usize>(&mut self, lanes: L, row: usize) -> usize {
@@ -107,20 +114,20 @@ impl Dots<'_> {
         while weights.len() >= O * width {
             let block;
             (block, weights) = weights.split_at(O * width);
-            tile::<L, R, O>(lanes, x, block, width, out, stride);
+            tile::<L, T, R, O>(lanes, x, block, width, out, stride);
             out = &mut out[O..];
         }
         while !weights.is_empty() {
             let block;
             (block, weights) = weights.split_at(width);
-            tile::<L, R, 1>(lanes, x, block, width, out, stride);
+            tile::<L, T, R, 1>(lanes, x, block, width, out, stride);
             out = &mut out[1..];
         }
         R
     }
 }
 
-impl Kernel for Dots<'_> {
+impl<T: Element> Kernel for Dots<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -144,10 +151,10 @@ impl Kernel for Dots<'_> {
 
 /// The products of `R` rows of `x` and `O` of weights, each added up lane by lane and then across the lanes.
 #[inline(always)]
-fn tile<L: Lanes, const R: usize, const O: usize>(
+fn tile<L: Lanes, T: Element, const R: usize, const O: usize>(
     lanes: L,
     x: &[f32],
-    weights: &[f32],
+    weights: &[T],
     width: usize,
     out: &mut [f32],
     stride: usize,
@@ -155,7 +162,7 @@ fn tile<L: Lanes, const R: usize, const O: usize>(
     let whole = width / LANES;
     let mut sums = [[lanes.splat_float(0.0); O]; R];
     let mut xs: [&[[f32; LANES]]; R] = [&[]; R];
-    let mut ws: [&[[f32; LANES]]; O] = [&[]; O];
+    let mut ws: [&[[T; LANES]]; O] = [&[]; O];
     for r in 0..R {
         xs[r] = &x[r * width..][..width].as_chunks().0[..whole];
     }
@@ -165,7 +172,7 @@ fn tile<L: Lanes, const R: usize, const O: usize>(
     for i in 0..whole {
         let mut weights = [lanes.splat_float(0.0); O];
         for o in 0..O {
-            weights[o] = lanes.load_floats(&ws[o][i]);
+            weights[o] = load(lanes, &ws[o][i]);
         }
         for r in 0..R {
             let x = lanes.load_floats(&xs[r][i]);
@@ -178,7 +185,7 @@ fn tile<L: Lanes, const R: usize, const O: usize>(
         for r in 0..R {
             let x = lanes.load_floats(&last(&x[r * width..][..width]));
             for o in 0..O {
-                let weights = lanes.load_floats(&last(&weights[o * width..][..width]));
+                let weights = load(lanes, &last(&weights[o * width..][..width]));
                 sums[r][o] = lanes.mul_add(x, weights, sums[r][o]);
             }
         }
@@ -195,11 +202,20 @@ fn tile<L: Lanes, const R: usize, const O: usize>(
     }
 }
 
+#[inline(always)]
+fn load<L: Lanes, T: Element>(lanes: L, weights: &[T; LANES]) -> L::Floats {
+    let mut wide = [0.0; LANES];
+    for (wide, weight) in wide.iter_mut().zip(weights) {
+        *wide = weight.widen();
+    }
+    lanes.load_floats(&wide)
+}
+
 /// What does not fill a vector, with zeros behind it.
 #[inline(always)]
-fn last(row: &[f32]) -> [f32; LANES] {
+fn last<T: Element>(row: &[T]) -> [T; LANES] {
     let (_, rest) = row.as_chunks::<LANES>();
-    let mut last = [0.0; LANES];
+    let mut last = [T::default(); LANES];
     last[..rest.len()].copy_from_slice(rest);
     last
 }
@@ -247,6 +263,23 @@ mod tests {
                     "{:?} row {r} output {o}",
                     isa.level()
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn every_half_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let (half, brain) = (f16::from_bits(bits), bf16::from_bits(bits));
+            for (wide, expected) in [
+                (half.widen(), half.to_f32()),
+                (brain.widen(), brain.to_f32()),
+            ] {
+                assert!(
+                    wide == expected || wide.is_nan() && expected.is_nan(),
+                    "{bits:04x}"
+                );
+                assert_eq!(wide.is_sign_negative(), expected.is_sign_negative());
             }
         }
     }

@@ -7,12 +7,11 @@ use treillage_backend::{DenseData, DenseWeights, Error, LinearShape, LinearWeigh
 use treillage_trellis::{PackedLinear, TILE};
 
 use crate::backend::Arithmetic;
-use crate::blocks::{BLOCK, Output, for_each_block};
+use crate::blocks::BLOCK;
 use crate::compute::Compute;
 use crate::dots::dots;
-use crate::moments::{Moments, observe};
+use crate::moments::Moments;
 use crate::packed::Rotated;
-use crate::tensor::Tensor;
 
 /// Up to this many rows [`Arithmetic::Int8`] applies: more are no faster for it.
 const INT8_ROWS: usize = 4;
@@ -79,6 +78,12 @@ impl Linear {
     /// Checks that rows of `width` can be multiplied.
     pub(crate) fn check_input(&self, width: usize) -> Result<(), Error> {
         Error::check_shape("input of a linear", self.shape.in_features, width)
+    }
+
+    /// Checks that this is a linear from `input` to `output` values.
+    pub(crate) fn check(&self, input: usize, output: usize) -> Result<(), Error> {
+        self.check_input(input)?;
+        Error::check_shape("output of a linear", self.shape.out_features, output)
     }
 
     /// Whether [`Linear::prepare`] gives the same for both.
@@ -161,81 +166,4 @@ fn dense(
         DenseData::F16(w) => dots(isa, x, &(**w).as_ref()[span], width, out),
         DenseData::Bf16(w) => dots(isa, x, &(**w).as_ref()[span], width, out),
     }
-}
-
-/// `x Wᵀ` for each of `linears`, which share one input.
-pub(crate) fn project<const N: usize>(
-    compute: Compute,
-    x: &Tensor,
-    linears: [&Linear; N],
-) -> Result<[Tensor; N], Error> {
-    for linear in linears {
-        linear.check_input(x.cols())?;
-    }
-    observe(x.values(), linears.iter().filter_map(|l| l.watched()))?;
-    let mut outputs = linears.map(|l| vec![0.0; x.rows() * l.shape.out_features]);
-    project_onto(
-        compute,
-        x,
-        linears,
-        outputs.each_mut().map(Vec::as_mut_slice),
-    );
-    let mut cols = linears.iter().map(|l| l.shape.out_features);
-    Ok(outputs.map(|values| {
-        let cols = cols.next().unwrap_or_default();
-        Tensor::from_rows(values, cols)
-    }))
-}
-
-/// `residual + x Wᵀ`.
-pub(crate) fn project_add(
-    compute: Compute,
-    x: &Tensor,
-    linear: &Linear,
-    residual: &Tensor,
-) -> Result<Tensor, Error> {
-    linear.check_input(x.cols())?;
-    Error::check_shape(
-        "width of a residual",
-        linear.shape.out_features,
-        residual.cols(),
-    )?;
-    Error::check_shape("tokens of a residual", x.rows(), residual.rows())?;
-    observe(x.values(), linear.watched().into_iter())?;
-    let mut out = residual.values().to_vec();
-    project_onto(compute, x, [linear], [&mut out]);
-    Tensor::new(out, residual.cols())
-}
-
-/// Adds each linear's output to what is there.
-fn project_onto<const N: usize>(
-    compute: Compute,
-    x: &Tensor,
-    linears: [&Linear; N],
-    outputs: [&mut [f32]; N],
-) {
-    let mut inputs: Vec<Arc<Input<'_>>> = Vec::with_capacity(N);
-    for (i, linear) in linears.iter().enumerate() {
-        let same = linears[..i].iter().position(|l| l.shares_input(linear));
-        inputs.push(match same {
-            Some(same) => Arc::clone(&inputs[same]),
-            None => Arc::new(linear.prepare(compute, x.values())),
-        });
-    }
-    let outputs = outputs
-        .into_iter()
-        .zip(linears)
-        .map(|(values, linear)| Output {
-            values,
-            cols: linear.shape.out_features,
-        });
-    for_each_block(outputs, |i, columns, rows| {
-        let mut products = vec![0.0; rows.len() * columns.len()];
-        linears[i].multiply(compute, &inputs[i], columns.clone(), &mut products);
-        for (row, products) in rows.iter_mut().zip(products.chunks_exact(columns.len())) {
-            for (y, product) in row.iter_mut().zip(products) {
-                *y += product;
-            }
-        }
-    });
 }

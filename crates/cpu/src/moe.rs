@@ -5,10 +5,11 @@ use treillage_backend::{Error, LinearShape, LinearWeights, RouteWeighting, Routi
 use treillage_moe::{Groups, Routes, group, route};
 
 use crate::compute::Compute;
-use crate::linear::{Linear, project};
+use crate::linear::Linear;
 use crate::moments::{Moments, observe};
 use crate::norm::Norm;
-use crate::swiglu::{self, Batch};
+use crate::project::project;
+use crate::swiglu::{Batches, span};
 use crate::tensor::Tensor;
 
 /// Rows that a task gathers or adds up: fewer are not worth a thread.
@@ -17,6 +18,7 @@ const MIN_ROWS: usize = 16;
 /// The routed experts of one layer.
 pub struct Experts {
     width: usize,
+    intermediate: usize,
     networks: Vec<SwiGlu<Linear>>,
     watch: Option<Watch>,
 }
@@ -53,6 +55,7 @@ impl Experts {
             .collect::<Result<_, Error>>()?;
         Ok(Self {
             width: in_features,
+            intermediate: out_features,
             networks,
             watch: None,
         })
@@ -104,26 +107,22 @@ pub(crate) fn moe(
     let groups = group(&routes);
 
     let gathered = gather(&normed, &routes, &groups);
-    let active: Vec<usize> = groups.active().collect();
-    let span = |expert: usize| {
-        let range = groups.range(expert);
-        range.start * x.cols()..range.end * x.cols()
-    };
-    let batches: Vec<Batch<'_>> = active
-        .iter()
-        .map(|&expert| Batch {
-            network: &experts.networks[expert],
-            x: &gathered[span(expert)],
-        })
-        .collect();
-    let hidden = swiglu::hidden(compute, &batches);
+    let mut batches = Batches::new(experts.width, experts.intermediate);
+    for expert in groups.active() {
+        batches.push(&experts.networks[expert], groups.range(expert).len())?;
+    }
+    let hidden = batches.hidden(compute, &gathered);
     if let Some(watch) = &experts.watch {
-        for (&expert, (batch, hidden)) in active.iter().zip(batches.iter().zip(&hidden)) {
-            watch.observe(expert, batch.x, hidden, &routes, &groups)?;
+        for expert in groups.active() {
+            let rows = groups.range(expert);
+            let input = &gathered[span(&rows, experts.width)];
+            let hidden = &hidden[span(&rows, experts.intermediate)];
+            watch.observe(expert, input, hidden, &routes, &groups)?;
         }
     }
-    let down = swiglu::down(compute, &batches, &hidden);
-    Ok(combine(x, &active, &down, &routes, &groups))
+    let mut given = vec![0.0; gathered.len()];
+    batches.add_down(compute, &hidden, &mut given);
+    Ok(combine(x, &given, &routes, &groups))
 }
 
 /// Rows of `x`, expert by expert.
@@ -140,34 +139,23 @@ fn gather(x: &Tensor, routes: &Routes, groups: &Groups) -> Vec<f32> {
     gathered
 }
 
-/// `x` plus what its experts gave, times their weights.
-fn combine(
-    x: &Tensor,
-    active: &[usize],
-    down: &[Vec<f32>],
-    routes: &Routes,
-    groups: &Groups,
-) -> Tensor {
+/// `x` plus what its experts gave, expert by expert, times their weights.
+fn combine(x: &Tensor, given: &[f32], routes: &Routes, groups: &Groups) -> Tensor {
     let width = x.cols();
-    let mut of_expert = vec![0; groups.experts()];
-    for (i, &expert) in active.iter().enumerate() {
-        of_expert[expert] = i;
-    }
-    let mut out = x.values().to_vec();
-    out.par_chunks_exact_mut(width.max(1))
+    let mut sum = x.clone();
+    sum.values_mut()
+        .par_chunks_exact_mut(width.max(1))
         .enumerate()
         .with_min_len(MIN_ROWS)
-        .for_each(|(token, out)| {
+        .for_each(|(token, sum)| {
             for (choice, &place) in routes.token(token).iter().zip(groups.places(token)) {
-                let expert = choice.expert as usize;
-                let row = place as usize - groups.range(expert).start;
-                let given = &down[of_expert[expert]][row * width..][..width];
-                for (out, given) in out.iter_mut().zip(given) {
-                    *out += choice.weight * given;
+                let given = &given[place as usize * width..][..width];
+                for (sum, given) in sum.iter_mut().zip(given) {
+                    *sum += choice.weight * given;
                 }
             }
         });
-    Tensor::from_rows(out, width)
+    sum
 }
 
 impl Watch {
@@ -201,23 +189,15 @@ pub(crate) fn mlp(
     norm: &Norm,
     network: &SwiGlu<Linear>,
 ) -> Result<Tensor, Error> {
-    swiglu::check(network, x.cols())?;
+    let SwiGlu { gate, up, down } = network;
+    let mut batches = Batches::new(x.cols(), gate.shape().out_features);
+    batches.push(network, x.rows())?;
     let normed = norm.apply(compute.isa, x)?;
-    observe(
-        normed.values(),
-        [&network.gate, &network.up]
-            .into_iter()
-            .filter_map(|l| l.watched()),
-    )?;
-    let batches = [Batch {
-        network,
-        x: normed.values(),
-    }];
-    let hidden = swiglu::hidden(compute, &batches);
-    observe(&hidden[0], network.down.watched().into_iter())?;
-    let mut out = swiglu::down(compute, &batches, &hidden).swap_remove(0);
-    for (out, x) in out.iter_mut().zip(x.values()) {
-        *out += x;
-    }
-    Ok(Tensor::from_rows(out, x.cols()))
+    let inputs = [gate, up].into_iter().filter_map(|l| l.watched());
+    observe(normed.values(), inputs)?;
+    let hidden = batches.hidden(compute, normed.values());
+    observe(&hidden, down.watched().into_iter())?;
+    let mut sum = x.clone();
+    batches.add_down(compute, &hidden, sum.values_mut());
+    Ok(sum)
 }

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 use treillage_backend::Error;
-use treillage_trellis::lanes::{Isa, Kernel, LANES, Lanes};
+use treillage_trellis::lanes::{Isa, Kernel, Lanes};
 
+use crate::math::sum;
 use crate::tensor::Tensor;
 
 /// Rows per task: fewer are not worth a thread.
@@ -58,14 +59,7 @@ impl Kernel for RmsNorm<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
         let RmsNorm { norm, row } = self;
-        let (chunks, rest) = row.as_chunks::<LANES>();
-        let mut lanes = [0.0; LANES];
-        for chunk in chunks {
-            for (sum, x) in lanes.iter_mut().zip(chunk) {
-                *sum += x * x;
-            }
-        }
-        let squares = lanes.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>();
+        let squares = sum(row, |x| x * x);
         let factor = 1.0 / (squares / row.len() as f32 + norm.epsilon).sqrt();
         for (value, weight) in row.iter_mut().zip(&norm.weight) {
             *value = *value * factor * weight;

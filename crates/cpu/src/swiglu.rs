@@ -1,128 +1,117 @@
 //! SwiGLU networks (arXiv 2002.05202), any number of them at once.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use treillage_backend::{Error, SwiGlu};
 use treillage_trellis::lanes::{Kernel, Lanes};
 
 use crate::blocks::{Output, for_each_block};
 use crate::compute::Compute;
-use crate::exp::silu;
 use crate::linear::{Input, Linear};
+use crate::math::silu;
+use crate::project::{Inputs, Product, add_products};
 
-/// Rows that a task prepares inputs for: fewer are not worth a thread.
-const MIN_ROWS: usize = 8;
-
-/// Rows that go through one network.
-pub(crate) struct Batch<'a> {
-    pub(crate) network: &'a SwiGlu<Linear>,
-    /// Row-major, as wide as the network's input.
-    pub(crate) x: &'a [f32],
+/// Networks of one size and the rows that each of them gets.
+pub(crate) struct Batches<'a> {
+    batches: Vec<(&'a SwiGlu<Linear>, Range<usize>)>,
+    width: usize,
+    intermediate: usize,
 }
 
-impl Batch<'_> {
+impl<'a> Batches<'a> {
+    /// No network yet; all are to be from `width` to `intermediate` values and back.
+    pub(crate) fn new(width: usize, intermediate: usize) -> Self {
+        Self {
+            batches: Vec::new(),
+            width,
+            intermediate,
+        }
+    }
+
+    /// Gives the next `rows` rows to `network`.
+    pub(crate) fn push(&mut self, network: &'a SwiGlu<Linear>, rows: usize) -> Result<(), Error> {
+        let SwiGlu { gate, up, down } = network;
+        gate.check(self.width, self.intermediate)?;
+        up.check(self.width, self.intermediate)?;
+        down.check(self.intermediate, self.width)?;
+        let start = self.rows();
+        self.batches.push((network, start..start + rows));
+        Ok(())
+    }
+
     fn rows(&self) -> usize {
-        self.x.len() / self.network.gate.shape().in_features
+        self.batches.last().map_or(0, |(_, rows)| rows.end)
+    }
+
+    /// `silu(gate x) ∘ up x` for all rows of `x`.
+    pub(crate) fn hidden(&self, compute: Compute, x: &[f32]) -> Vec<f32> {
+        let inputs: Vec<Inputs<'_>> = self
+            .batches
+            .par_iter()
+            .map(|(SwiGlu { gate, up, .. }, rows)| {
+                Inputs::new(compute, &[gate, up], &x[span(rows, self.width)])
+            })
+            .collect();
+        let mut hidden = vec![0.0; self.rows() * self.intermediate];
+        let outputs = self
+            .split(&mut hidden, self.intermediate)
+            .map(|values| Output {
+                values,
+                cols: self.intermediate,
+            });
+        for_each_block(outputs, |i, columns, rows| {
+            let SwiGlu { gate, up, .. } = self.batches[i].0;
+            let count = columns.len();
+            let mut products = vec![0.0; 2 * rows.len() * count];
+            let (gates, ups) = products.split_at_mut(rows.len() * count);
+            gate.multiply(compute, inputs[i].of(0), columns.clone(), gates);
+            up.multiply(compute, inputs[i].of(1), columns, ups);
+            let products = gates.chunks_exact(count).zip(ups.chunks_exact(count));
+            for (out, (gate, up)) in rows.iter_mut().zip(products) {
+                compute.isa.run(Activate { gate, up, out });
+            }
+        });
+        hidden
+    }
+
+    /// Adds `down h` to `out`, for all rows `h` of `hidden`.
+    pub(crate) fn add_down(&self, compute: Compute, hidden: &[f32], out: &mut [f32]) {
+        let inputs: Vec<Input<'_>> = self
+            .batches
+            .par_iter()
+            .map(|(network, rows)| {
+                let hidden = &hidden[span(rows, self.intermediate)];
+                network.down.prepare(compute, hidden)
+            })
+            .collect();
+        let products = self
+            .split(out, self.width)
+            .enumerate()
+            .map(|(i, out)| Product {
+                linear: &self.batches[i].0.down,
+                input: &inputs[i],
+                out,
+            });
+        add_products(compute, products);
+    }
+
+    /// The rows of each batch.
+    fn split<'o>(
+        &self,
+        values: &'o mut [f32],
+        width: usize,
+    ) -> impl Iterator<Item = &'o mut [f32]> {
+        let mut rest = values;
+        self.batches
+            .iter()
+            .map(move |(_, rows)| rest.split_off_mut(..rows.len() * width).unwrap_or_default())
     }
 }
 
-/// Checks that the projections fit each other and inputs and outputs of `width`.
-pub(crate) fn check(network: &SwiGlu<Linear>, width: usize) -> Result<(), Error> {
-    let hidden = network.gate.shape().out_features;
-    network.gate.check_input(width)?;
-    network.up.check_input(width)?;
-    network.down.check_input(hidden)?;
-    Error::check_shape("up projection", hidden, network.up.shape().out_features)?;
-    Error::check_shape("down projection", width, network.down.shape().out_features)
-}
-
-/// `silu(gate x) ∘ up x` of each batch.
-pub(crate) fn hidden(compute: Compute, batches: &[Batch<'_>]) -> Vec<Vec<f32>> {
-    let inputs = for_batches(batches, |batch| {
-        let SwiGlu { gate, up, .. } = batch.network;
-        let input = gate.prepare(compute, batch.x);
-        let other = (!gate.shares_input(up)).then(|| up.prepare(compute, batch.x));
-        (input, other)
-    });
-    let cols = |batch: &Batch<'_>| batch.network.gate.shape().out_features;
-    let mut hidden: Vec<Vec<f32>> = batches
-        .iter()
-        .map(|b| vec![0.0; b.rows() * cols(b)])
-        .collect();
-    let outputs = hidden
-        .iter_mut()
-        .zip(batches)
-        .map(|(values, batch)| Output {
-            values,
-            cols: cols(batch),
-        });
-    for_each_block(outputs, |i, columns, rows| {
-        let SwiGlu { gate, up, .. } = batches[i].network;
-        let (input, other) = &inputs[i];
-        let len = rows.len() * columns.len();
-        let mut products = vec![0.0; 2 * len];
-        let (gates, ups) = products.split_at_mut(len);
-        gate.multiply(compute, input, columns.clone(), gates);
-        up.multiply(
-            compute,
-            other.as_ref().unwrap_or(input),
-            columns.clone(),
-            ups,
-        );
-        let products = gates
-            .chunks_exact(columns.len())
-            .zip(ups.chunks_exact(columns.len()));
-        for (out, (gate, up)) in rows.iter_mut().zip(products) {
-            compute.isa.run(Activate { gate, up, out });
-        }
-    });
-    hidden
-}
-
-/// `down h` of each batch, for `h` as [`hidden`] gave it.
-pub(crate) fn down(compute: Compute, batches: &[Batch<'_>], hidden: &[Vec<f32>]) -> Vec<Vec<f32>> {
-    let inputs: Vec<Input<'_>> = batches
-        .par_iter()
-        .zip(hidden)
-        .with_min_len(min_len(batches))
-        .map(|(batch, hidden)| batch.network.down.prepare(compute, hidden))
-        .collect();
-    let cols = |batch: &Batch<'_>| batch.network.down.shape().out_features;
-    let mut down: Vec<Vec<f32>> = batches
-        .iter()
-        .map(|b| vec![0.0; b.rows() * cols(b)])
-        .collect();
-    let outputs = down.iter_mut().zip(batches).map(|(values, batch)| Output {
-        values,
-        cols: cols(batch),
-    });
-    for_each_block(outputs, |i, columns, rows| {
-        let mut products = vec![0.0; rows.len() * columns.len()];
-        batches[i]
-            .network
-            .down
-            .multiply(compute, &inputs[i], columns.clone(), &mut products);
-        for (row, products) in rows.iter_mut().zip(products.chunks_exact(columns.len())) {
-            row.copy_from_slice(products);
-        }
-    });
-    down
-}
-
-fn for_batches<'a, T: Send>(
-    batches: &'a [Batch<'a>],
-    f: impl Fn(&'a Batch<'a>) -> T + Sync + Send,
-) -> Vec<T> {
-    batches
-        .par_iter()
-        .with_min_len(min_len(batches))
-        .map(f)
-        .collect()
-}
-
-/// Batches that together have [`MIN_ROWS`] rows, on average.
-fn min_len(batches: &[Batch<'_>]) -> usize {
-    let rows: usize = batches.iter().map(Batch::rows).sum();
-    (MIN_ROWS * batches.len()).div_ceil(rows.max(1)).max(1)
+/// The values of rows `rows` of a matrix.
+pub(crate) fn span(rows: &Range<usize>, width: usize) -> Range<usize> {
+    rows.start * width..rows.end * width
 }
 
 /// `out = silu(gate) ∘ up`.

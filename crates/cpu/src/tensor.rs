@@ -25,13 +25,17 @@ impl Tensor {
         })
     }
 
-    /// `values` as rows of `cols`, of which they are known to be a multiple.
-    pub(crate) fn from_rows(values: Vec<f32>, cols: usize) -> Self {
-        debug_assert!(values.len().is_multiple_of(cols.max(1)));
+    /// `rows` rows of `cols` zeros.
+    pub(crate) fn zeros(rows: usize, cols: usize) -> Self {
         Self {
             cols,
-            values: Arc::new(values),
+            values: Arc::new(vec![0.0; rows * cols]),
         }
+    }
+
+    /// The values to be written, a copy of them if another handle holds them too.
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        Arc::make_mut(&mut self.values).as_mut_slice()
     }
 
     /// Number of rows: tokens.

@@ -13,16 +13,65 @@ pub struct KvCache {
     heads: Vec<Head>,
 }
 
-/// Keys and values of one head: a row per token, padded with zeros to whole vectors.
-#[derive(Debug, Default)]
-pub(crate) struct Head {
-    pub(crate) keys: Vec<f32>,
-    pub(crate) values: Vec<f32>,
+/// Keys that a task finishes and stores: fewer are not worth a thread.
+const MIN_TOKENS: usize = 64;
+/// Tokens whose keys are stored together: with their values they fit the L2 cache.
+pub(super) const KEYS: usize = 64;
+
+/// Keys and values of one head, laid out so that products with both run along memory.
+#[derive(Debug)]
+pub(super) struct Head {
+    dim: usize,
+    /// Blocks of [`KEYS`] tokens, each `[dim, KEYS]`.
+    keys: Vec<f32>,
+    /// A row per token, padded with zeros to whole vectors.
+    values: Vec<f32>,
 }
 
-/// Width at which heads of `head_dim` are stored.
-pub(crate) fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(LANES)
+impl Head {
+    fn new(dim: usize) -> Self {
+        Self {
+            dim,
+            keys: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+
+    /// Values of a head.
+    pub(super) fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Width of a row of [`Head::values`].
+    pub(super) fn width(&self) -> usize {
+        self.dim.next_multiple_of(LANES)
+    }
+
+    /// Keys of tokens `KEYS × block` on; columns of tokens that are not there hold anything.
+    pub(super) fn keys(&self, block: usize) -> &[f32] {
+        &self.keys[block * KEYS * self.dim..][..KEYS * self.dim]
+    }
+
+    /// Values of tokens `first` on, row-major.
+    pub(super) fn values(&self, first: usize) -> &[f32] {
+        &self.values[first * self.width()..]
+    }
+
+    fn push(&mut self, position: usize, key: &[f32], value: &[f32]) {
+        let (block, column) = (position / KEYS, position % KEYS);
+        self.keys.resize((block + 1) * KEYS * self.dim, 0.0);
+        let block = &mut self.keys[block * KEYS * self.dim..];
+        for (row, key) in block.chunks_exact_mut(KEYS).zip(key) {
+            row[column] = *key;
+        }
+        self.values.extend_from_slice(value);
+        self.values.resize((position + 1) * self.width(), 0.0);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.keys.truncate(len.div_ceil(KEYS) * KEYS * self.dim);
+        self.values.truncate(len * self.width());
+    }
 }
 
 impl KvCache {
@@ -42,7 +91,7 @@ impl KvCache {
             });
         }
         let mut heads = Vec::new();
-        heads.resize_with(spec.kv_heads, Head::default);
+        heads.resize_with(spec.kv_heads, || Head::new(spec.head_dim));
         Ok(Self {
             spec: *spec,
             capacity,
@@ -57,7 +106,7 @@ impl KvCache {
     }
 
     /// Each head's keys and values.
-    pub(crate) fn heads(&self) -> &[Head] {
+    pub(super) fn heads(&self) -> &[Head] {
         &self.heads
     }
 
@@ -78,32 +127,32 @@ impl KvCache {
     /// Forgets all but the first `len` tokens.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        let values = self.len * padded(self.spec.head_dim);
         for head in &mut self.heads {
-            head.keys.truncate(values);
-            head.values.truncate(values);
+            head.truncate(self.len);
         }
     }
 
-    /// Appends keys and values, both `[tokens, kv_heads × head_dim]`; `key(out, position)` finishes a key that was copied to
-    /// `out`.
-    pub(crate) fn append(&mut self, k: &[f32], v: &[f32], key: impl Fn(&mut [f32], usize) + Sync) {
-        let dim = self.spec.head_dim;
-        let (width, padded, past) = (self.spec.kv_heads * dim, padded(dim), self.len);
+    /// Appends keys and values, both `[tokens, kv_heads × head_dim]`; `finish(key, position)` normalises and rotates a key.
+    pub(super) fn append(
+        &mut self,
+        k: &[f32],
+        v: &[f32],
+        finish: impl Fn(&mut [f32], usize) + Sync,
+    ) {
+        let (dim, past) = (self.spec.head_dim, self.len);
+        let width = self.spec.kv_heads * dim;
         let tokens = k.len() / width;
         self.heads
             .par_iter_mut()
             .enumerate()
-            .with_min_len((256 / tokens.max(1)).max(1))
+            .with_min_len(MIN_TOKENS.div_ceil(tokens.max(1)))
             .for_each(|(h, head)| {
                 let columns = h * dim..(h + 1) * dim;
+                let mut key = vec![0.0; dim];
                 for (t, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
-                    let start = head.keys.len();
-                    head.keys.extend_from_slice(&k[columns.clone()]);
-                    key(&mut head.keys[start..], past + t);
-                    head.keys.resize(start + padded, 0.0);
-                    head.values.extend_from_slice(&v[columns.clone()]);
-                    head.values.resize(start + padded, 0.0);
+                    key.copy_from_slice(&k[columns.clone()]);
+                    finish(&mut key, past + t);
+                    head.push(past + t, &key, &v[columns.clone()]);
                 }
             });
         self.len += tokens;

@@ -2,6 +2,7 @@
 
 mod cache;
 mod kernel;
+mod product;
 mod rope;
 
 use rayon::prelude::*;
@@ -57,17 +58,16 @@ pub(crate) fn attention(
         finish(inputs.k_norm, key, position);
     });
 
-    let (group, width) = (heads / kv_heads, cache::padded(head_dim));
-    // Queries of one key head lie together: `[kv_heads, tokens, group, width]`.
-    let mut queries = vec![0.0; heads * tokens * width];
+    let group = heads / kv_heads;
+    // Queries of one key head lie together: `[kv_heads, tokens, group, head_dim]`.
+    let mut queries = vec![0.0; heads * tokens * head_dim];
     queries
-        .par_chunks_exact_mut(width)
+        .par_chunks_exact_mut(head_dim)
         .enumerate()
         .with_min_len(MIN_HEADS)
         .for_each(|(i, query)| {
             let (kv_head, token, member) = (i / (tokens * group), i / group % tokens, i % group);
             let column = (kv_head * group + member) * head_dim;
-            let query = &mut query[..head_dim];
             query.copy_from_slice(&inputs.q.row(token)[column..][..head_dim]);
             finish(inputs.q_norm, query, past + token);
             for value in query {
@@ -96,15 +96,15 @@ pub(crate) fn attention(
         .rev()
         .with_max_len(1)
         .for_each(|(kv_head, first, parts)| {
-            let rows = (kv_head * tokens + first) * group * width;
+            let rows = (kv_head * tokens + first) * group * head_dim;
             let queries = Queries {
-                rows: &queries[rows..][..parts.len() * group * width],
+                rows: &queries[rows..][..parts.len() * group * head_dim],
                 group,
                 first: past + first,
             };
             let head = &cache.heads()[kv_head];
-            let attended = attend(isa, &queries, &head.keys, &head.values, width);
-            let attended = attended.chunks_exact(width);
+            let attended = attend(isa, &queries, head);
+            let attended = attended.chunks_exact(head.width());
             let outputs = parts.iter_mut().flat_map(|p| p.chunks_exact_mut(head_dim));
             for (out, attended) in outputs.zip(attended) {
                 out.copy_from_slice(&attended[..head_dim]);

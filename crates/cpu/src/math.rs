@@ -1,4 +1,7 @@
-//! The exponential, free of branches and calls, so that loops over it vectorise inside a kernel.
+//! Functions that vectorise inside a kernel: without branches and calls, and without an order of additions that the
+//! compiler would have to keep.
+
+use treillage_trellis::lanes::LANES;
 
 /// `eˣ` to within two units in the last place; 0 from −87.3 down, ∞ from 88.8 up, NaN for NaN.
 ///
@@ -34,6 +37,35 @@ pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// The sum of `f` of all values, added up in sixteen lanes.
+#[inline(always)]
+pub(crate) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane += f(value);
+        }
+    }
+    let rest: f32 = rest.iter().map(|&value| f(value)).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// The largest value, −∞ if there is none; NaNs are passed over.
+#[inline(always)]
+pub(crate) fn largest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(value, *lane);
+        }
+    }
+    let rest = rest.iter().fold(f32::NEG_INFINITY, |a, &b| larger(b, a));
+    lanes.iter().fold(rest, |a, &b| larger(b, a))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +78,23 @@ mod tests {
             let error = (f64::from(exp(x)) - exact).abs() / exact;
             assert!(error < 2.0 * f64::from(f32::EPSILON), "{x}: {error}");
         }
+    }
+
+    #[test]
+    fn sums_and_largest_are_those_of_plain_loops() {
+        for count in [0, 1, 15, 16, 17, 100] {
+            let values: Vec<f32> = (0..count)
+                .map(|i| ((i * 37) % 101) as f32 - 150.0)
+                .collect();
+            assert_eq!(
+                sum(&values, |x| 2.0 * x),
+                values.iter().map(|x| 2.0 * x).sum()
+            );
+            let expected = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(largest(&values), expected);
+        }
+        assert_eq!(largest(&[f32::NAN, 1.0, f32::NAN]), 1.0);
+        assert!(sum(&[f32::NAN, 1.0], |x| x).is_nan());
     }
 
     #[test]
