@@ -37,8 +37,8 @@ impl Checkpoint {
     /// mapped file. A dense weight that is stored padded is trimmed; a trellis is returned with its padding.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], or [`Error::Tensor`] where type or shape is not that of a linear with `in_features`
-    /// and `out_features`.
+    /// [`crate::Error::MissingTensor`], or [`crate::Error::Tensor`] where type or shape is not that of a linear with
+    /// `in_features` and `out_features`.
     pub fn linear(
         &self,
         prefix: &str,
