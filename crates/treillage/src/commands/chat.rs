@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         sampling: args.sampling.options(),
-        stop_ids: loaded.config().eos_token_ids.clone(),
+        stop_ids: turn_ends(&loaded.config().eos_token_ids, &tokenizer),
         stop_strings: args.sampling.stop_strings.clone(),
         special: SpecialTokens::Skip,
     };
@@ -92,6 +92,12 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         messages.push(Message::new("assistant", answer.text));
     }
     Ok(())
+}
+
+/// What ends an answer: the model's end of text, and the end of a turn in ChatML, which some configs do not list.
+fn turn_ends(end_of_text: &[u32], tokenizer: &Tokenizer) -> Vec<u32> {
+    let end_of_turn = tokenizer.id("<|im_end|>");
+    end_of_text.iter().copied().chain(end_of_turn).collect()
 }
 
 /// What `--json` prints, one line an answer.
