@@ -55,6 +55,7 @@
 //! | `options`, `serde_foreign` | what can be asked for, and its serialised form |
 //! | `tokens` | rows of calibration tokens |
 //! | `rates` | the budget, spread over the linears |
+//! | `preflight` | what can be found wrong before the work begins |
 //! | `run` | the order of things |
 //! | `block` | one block: capture and encode, stage by stage |
 //! | `stream` | activations between blocks |

@@ -43,8 +43,8 @@ pub fn quantize<B: Quantization>(
         return Err(Error::AlreadyQuantized(source.dir().display().to_string()));
     }
     let plan = plan::plan(source.config());
-    preflight::check(backend, &source, &plan)?;
     let rates = Rates::new(&plan, options)?;
+    preflight::check(backend, &source, &plan)?;
     let work = Work::open(out, &source, &plan, tokens, options)?;
     let mut run = Run {
         encoder: Encoder::new(backend, &source, options, &rates),

@@ -6,7 +6,7 @@ mod support;
 use std::{fs, path::Path};
 
 use half::bf16;
-use support::{Shape, contents};
+use support::{Shape, contents, stub::Stub};
 use tempfile::tempdir;
 use treillage_checkpoint::{Checkpoint, StoredLinear};
 use treillage_cpu::CpuBackend;
@@ -205,7 +205,7 @@ fn bad_input_is_refused_by_name_and_leaves_no_checkpoint() {
         .to_string();
     assert!(message.contains(broken), "{message}");
     assert!(!message.contains('\n'));
-    assert!(contents_visible(&out).is_empty());
+    assert!(!out.exists());
 
     for (bits_per_weight, said) in [(0.5, "between 1 and 8"), (9.0, "between 1 and 8")] {
         let options = Options {
@@ -242,13 +242,12 @@ fn an_unfinished_run_is_not_resumed_with_other_settings() {
     let dir = tempdir().unwrap();
     let shape = Shape::small();
     let tokens = shape.tokens(2, 32);
-    let source = shape.write(&dir.path().join("source"), |name, values| {
-        if name.contains("layers.1.self_attn.o_proj") {
-            values[0] = bf16::INFINITY;
-        }
-    });
+    let source = shape.write(&dir.path().join("source"), |_, _| ());
     let out = dir.path().join("out");
-    run(&source, &out, &tokens, &options()).unwrap_err();
+    let backend = Stub::failing_after(6);
+    quantize(&backend, &source, &out, &tokens, &options(), &mut |_| ()).unwrap_err();
+    assert!(contents_visible(&out).is_empty());
+
     let other = Options {
         seed: 1,
         ..options()
@@ -257,9 +256,23 @@ fn an_unfinished_run_is_not_resumed_with_other_settings() {
     assert!(error.contains("seed"), "{error}");
     let error = run(&source, &out, &shape.tokens(3, 32), &options()).unwrap_err();
     assert!(error.to_string().contains("calibration"), "{error}");
+    let resumed = quantize(
+        &Stub::default(),
+        &source,
+        &out,
+        &tokens,
+        &options(),
+        &mut |event| {
+            assert!(!matches!(event, Event::Started { finished: 0, .. }));
+        },
+    )
+    .unwrap();
+    assert_eq!(resumed.linears.len(), 4 + 3 + 4 + 6 + 1);
 
-    fs::write(dir.path().join("occupied"), "").unwrap();
-    run(&source, &dir.path().join("occupied"), &tokens, &options()).unwrap_err();
+    fs::create_dir(dir.path().join("occupied")).unwrap();
+    fs::write(dir.path().join("occupied/note"), "").unwrap();
+    let error = run(&source, &dir.path().join("occupied"), &tokens, &options()).unwrap_err();
+    assert!(error.to_string().contains("not empty"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The CPU backend, but with an encoder that takes no time: for tests that are not about the codes.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use half::f16;
 use treillage_backend::{
@@ -13,7 +16,14 @@ use treillage_trellis::{EncodeReport, Encoded, PackedLinear, PackedParts};
 
 /// A backend that computes like [`CpuBackend`] and encodes every linear as one and the same noise.
 #[derive(Default)]
-pub(crate) struct Stub(CpuBackend);
+pub(crate) struct Stub(CpuBackend, Option<AtomicUsize>);
+
+impl Stub {
+    /// Fails at the call of `encode` after so many, which the second field counts.
+    pub(crate) fn failing_after(calls: usize) -> Self {
+        Self(CpuBackend::default(), Some(AtomicUsize::new(calls)))
+    }
+}
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -151,6 +161,11 @@ impl Quantization for Stub {
     }
 
     fn encode(&self, jobs: Vec<EncodeJob>) -> Result<Vec<Encoded>> {
+        if let Some(left) = &self.1 {
+            let enough =
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            enough.map_err(|_| Error::Device("out of order".to_owned()))?;
+        }
         let encode = |job: EncodeJob| {
             let [rows, cols] = [job.shape.in_features, job.shape.out_features]
                 .map(|features| features.next_multiple_of(128));
