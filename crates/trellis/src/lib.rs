@@ -18,7 +18,7 @@
 //! use nalgebra::DMatrix;
 //! use treillage_trellis::{Bits, Codebook, EncodeConfig, encode_linear};
 //!
-//! let weights = DMatrix::from_fn(128, 128, |i, j| ((i * i * 31 + j * 17) as f32).sin());
+//! let weights = DMatrix::from_fn(128, 128, |i, j| ((i * j * 7 + i * i + j) as f32).sin());
 //! let config = EncodeConfig::new(Bits::new(3)?, Codebook::Mul1, 0);
 //! let encoded = encode_linear(&weights, None, &config)?;
 //!
