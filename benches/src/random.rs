@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use half::{bf16, f16};
-use rand::{Rng, RngCore, SeedableRng};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use treillage_backend::{DenseData, DenseWeights, LinearShape, LinearWeights};
@@ -34,7 +34,7 @@ pub fn normal(rng: &mut impl Rng, count: usize) -> Vec<f32> {
 /// # Errors
 /// If a size is not a multiple of 128.
 pub fn packed_linear(
-    rng: &mut (impl Rng + RngCore),
+    rng: &mut (impl Rng),
     shape: LinearShape,
     bits: Bits,
     codebook: Codebook,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -31,9 +32,20 @@ pub(crate) struct Package {
 }
 
 impl Metadata {
-    /// Asks cargo.
+    /// Asks cargo, for this machine's platform: what others need behind a `cfg` is not built here.
     pub(crate) fn load() -> Result<Self> {
-        let text = output(&mut cargo(&["metadata", "--format-version=1", "--locked"]))?;
+        let version = output(Command::new("rustc").arg("-vV"))?;
+        let host = version
+            .lines()
+            .find_map(|line| line.strip_prefix("host: "))
+            .context("rustc does not name its host")?;
+        let text = output(&mut cargo(&[
+            "metadata",
+            "--format-version=1",
+            "--locked",
+            "--filter-platform",
+            host,
+        ]))?;
         let value = serde_json::from_str(&text).context("cargo metadata")?;
         Self::parse(&value).context("cargo metadata is not of the expected form")
     }

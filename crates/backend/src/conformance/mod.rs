@@ -109,7 +109,7 @@ macro_rules! conformance_tests {
             #[test]
             fn $case() {
                 if let Err(failure) = $crate::conformance::$case(&$backend, $tolerance) {
-                    panic!("{failure}");
+                    panic!("{failure}"); // this is a test
                 }
             }
         )*

@@ -81,7 +81,7 @@ pub enum Module<'a> {
 ///
 /// ```no_run
 /// # use treillage_checkpoint::{Checkpoint, Exl3Settings, Exl3Writer, Module, Result};
-/// # fn encode(source: &Checkpoint, group: &str) -> treillage_trellis::PackedLinear { unimplemented!() }
+/// # fn encode(_: &Checkpoint, _: &str) -> treillage_trellis::PackedLinear { unreachable!("never run") }
 /// # fn main() -> Result<()> {
 /// let source = Checkpoint::open("Qwen3-30B-A3B")?;
 /// let groups = ["model.layers.0", "lm_head"].map(String::from).to_vec();
