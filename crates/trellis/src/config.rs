@@ -13,7 +13,7 @@ pub struct EncodeConfig {
     pub out_scales: OutScales,
     /// The error metric that feedback minimises.
     pub metric: HessianMetric,
-    /// Whether the output scales are refitted in closed form after encoding.
+    /// Whether input and output scales are refitted by least squares after encoding.
     pub refit: bool,
     /// Added to the Hessian's diagonal, as a fraction of its mean.
     pub damping: f32,
@@ -58,7 +58,8 @@ pub enum OutScales {
 /// Which part of the input scale `suh` the Hessian is rotated with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum HessianMetric {
-    /// All of it, so that feedback minimises the error of the layer's output.
+    /// All of it, so that feedback minimises the error of the layer's output; weights are laid over the codebook so small
+    /// that there is room for the feedback.
     #[default]
     FullScale,
     /// Its signs: what ExLlamaV3 does, so that linears with one input share a factorization.

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use treillage_linalg::{BlockLdl, Damping, block_ldl, hadamard};
 
-use crate::refit::{self, Fit};
+use crate::refit::Fit;
 use crate::regularize::{ROTATION, Regularized, regularize};
 use crate::viterbi::Encoder;
 use crate::{
@@ -20,21 +20,21 @@ use crate::{
 /// `hessian`, of shape (in, in).
 ///
 /// Weights are scaled and rotated ([`EncodeConfig::out_scales`]), laid over the codebook at the best size, encoded with
-/// feedback in the metric of the Hessian ([`EncodeConfig::metric`]) and given the output scales that fit best
+/// feedback in the metric of the Hessian ([`EncodeConfig::metric`]) and given the scales that fit best
 /// ([`EncodeConfig::refit`]). Without a usable Hessian each tile is encoded by itself, and the report says so.
 ///
-/// The result depends on the arguments alone, not on the machine or the number of threads.
+/// The result does not depend on the number of threads.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::NotFinite`] naming the first weight that is none, and [`Error::ScaleRange`] for weights too
-/// large or small for half-precision scales.
+/// large for half-precision scales.
 pub fn encode_linear(
     weights: &DMatrix<f32>,
     hessian: Option<&DMatrix<f32>>,
     config: &EncodeConfig,
 ) -> Result<Encoded, Error> {
     check(weights, hessian)?;
-    let activations = hessian.map(refit::activations);
+    let activations = hessian.map(|h| h.diagonal().map(|h| h.max(0.0).sqrt()));
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     let Regularized {
         weights: mut regular,
@@ -47,34 +47,38 @@ pub fn encode_linear(
         &mut rng,
     );
 
-    let encoder = Encoder::new(config.bits, config.codebook);
-    let scale = scale_search::search(&regular, config.bits, config.codebook, &encoder);
-    regular *= scale;
-    input_scale.iter_mut().for_each(|s| *s /= scale);
-
     let feedback = match hessian {
         Some(h) => feedback(h, &input_scale, config).ok_or(Fallback::DegenerateHessian),
         None => Err(Fallback::Uncalibrated),
     };
+    let encoder = Encoder::new(config.bits, config.codebook);
+    let mut scale = scale_search::search(&regular, config.bits, config.codebook, &encoder);
+    if let (Ok(factors), HessianMetric::FullScale) = (&feedback, config.metric) {
+        scale *= scale_search::room_for_feedback(factors, config.bits);
+    }
+    regular *= scale;
+    input_scale.iter_mut().for_each(|s| *s /= scale);
     let lower = feedback.as_ref().ok().map(|f| &f.lower);
     let codes = ldlq::encode(&regular, lower, config.bits, config.codebook, &encoder);
 
-    let (suh, mut svh) = stored_scales(&input_scale, &output_scale)?;
-    let mut stored = codes.values;
-    hadamard::rotate_rows(&mut stored, ROTATION);
-    for mut column in stored.column_iter_mut() {
-        for (value, scale) in column.as_mut_slice().iter_mut().zip(&suh) {
-            *value *= scale.to_f32();
-        }
-    }
-    hadamard::rotate_columns(&mut stored, ROTATION);
-    let fit = Fit::new(weights, stored, hessian.filter(|_| feedback.is_ok()));
+    let (mut suh, mut svh) = stored_scales(&input_scale, &output_scale)?;
+    let mut inner = codes.values;
+    hadamard::rotate_rows(&mut inner, ROTATION);
+    hadamard::rotate_columns(&mut inner, ROTATION);
+    let damping = feedback.as_ref().map_or(0.0, |f| f.damping);
+    let fit = Fit::new(
+        weights,
+        inner,
+        hessian.filter(|_| feedback.is_ok()),
+        damping,
+    );
     if config.refit {
-        svh = fit.output_scale(&svh);
+        suh = fit.input_scale(&suh, &svh);
+        svh = fit.output_scale(&suh, &svh);
     }
     let report = EncodeReport {
-        relative_error: fit.relative_error(&svh),
-        damping: feedback.as_ref().map_or(0.0, |f| f.damping),
+        relative_error: fit.relative_error(&suh, &svh),
+        damping,
         scale,
         fallback: feedback.err(),
     };
@@ -176,25 +180,22 @@ fn feedback(
     })
 }
 
-/// Scales in half precision. Where the inputs' are of a size that half precision represents badly, the outputs' take half of
-/// the exponent.
+/// Scales in half precision. If the inputs' are of a size that half precision represents badly, a power of two moves over to
+/// the outputs'. A scale too small beside the others becomes zero, and its channel with it.
 fn stored_scales(input: &[f32], output: &[f32]) -> Result<(Vec<f16>, Vec<f16>), Error> {
     let squares: f64 = input.iter().map(|s| f64::from(*s).powi(2)).sum();
-    let exponent = (squares / input.len() as f64).sqrt().log2();
-    // Precision is full from 2^-14 to 2^15; the rest is headroom for channels that differ.
-    let shift = if exponent.abs() <= 8.0 {
-        1.0
-    } else {
-        (exponent / 2.0).round().exp2()
-    };
+    let exponent = (squares / input.len() as f64).sqrt().log2().round();
+    // Half precision is whole from 2^-14 up to 2^15: eight binary digits of headroom for channels that differ, as long as
+    // the other side need not take more than half.
+    let half = (exponent / 2.0).round();
+    let shift = (exponent - exponent.clamp(half.min(-6.0), half.max(7.0))).exp2();
     let store = |scales: &[f32], factor: f64| -> Result<Vec<f16>, Error> {
         let stored = |&s: &f32| {
             let h = f16::from_f64(f64::from(s) * factor);
-            let lost = !h.is_finite() || (h == f16::ZERO && s != 0.0);
-            if lost {
-                Err(Error::ScaleRange(s))
-            } else {
+            if h.is_finite() {
                 Ok(h)
+            } else {
+                Err(Error::ScaleRange(s))
             }
         };
         scales.iter().map(stored).collect()

@@ -11,8 +11,8 @@
 //!   the original basis ([`PackedLinear::dequantize`]) or in the rotated one;
 //! - [`lanes`] is what faster products are written with, which never decode a whole matrix.
 //!
-//! It reads and writes no files and knows no models. Its encoder runs on the current rayon pool, and its results depend neither on
-//! the number of threads nor on the instructions of the machine.
+//! It reads and writes no files and knows no models. Its encoder runs on the current rayon pool, and its results do not depend on
+//! the number of threads. Decoding and the search for walks give the same bits on every machine.
 //!
 //! ```
 //! use nalgebra::DMatrix;

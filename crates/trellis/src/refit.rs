@@ -1,89 +1,154 @@
-//! After encoding: the output scales that fit best, and the error that is left.
+//! After encoding: the scales that fit best, and the error that is left.
 
 use half::f16;
 use nalgebra::{DMatrix, DVector};
+use rayon::prelude::*;
 use treillage_linalg::{Parallelism, gemm};
 
-/// Weights against what is stored for them, in the metric of a Hessian.
+/// Steps of conjugate gradients. Rows of trellis values are nearly uncorrelated, so a few reach the precision of f16.
+const STEPS: usize = 8;
+
+/// A linear whose trellis is settled: `W ≈ diag(input) · inner · diag(output)`, in the metric of its inputs' second moment.
 pub(crate) struct Fit<'a> {
-    /// The weights, (in, out).
+    /// The weights `W`, (in, out).
     weights: &'a DMatrix<f32>,
-    /// What is stored, but for the output scales.
-    stored: DMatrix<f32>,
+    /// The trellis values in the original basis.
+    inner: DMatrix<f32>,
     /// `E[x xᵀ]`; the identity without.
     hessian: Option<&'a DMatrix<f32>>,
-    /// `hessian · stored`.
-    hessian_stored: Option<DMatrix<f32>>,
+    /// Added to the Hessian's diagonal for fitting, so that few tokens do not fit too well.
+    damping: f32,
+    /// The damped Hessian times `W`.
+    pulled: DMatrix<f32>,
 }
 
 impl<'a> Fit<'a> {
     pub(crate) fn new(
         weights: &'a DMatrix<f32>,
-        stored: DMatrix<f32>,
+        inner: DMatrix<f32>,
         hessian: Option<&'a DMatrix<f32>>,
+        damping: f32,
     ) -> Self {
-        let hessian_stored = hessian.map(|h| product(h, &stored));
+        let pulled = product(hessian, damping, weights);
         Self {
             weights,
-            stored,
+            inner,
             hessian,
-            hessian_stored,
+            damping,
+            pulled,
         }
     }
 
-    /// The scale `s_j` of least `(w_j − s_j v_j)ᵀ H (w_j − s_j v_j)` for each output: `w_jᵀ H v_j / v_jᵀ H v_j`. Keeps `scale`
-    /// where that is not defined: an output that is zero, or that no input reaches.
-    pub(crate) fn output_scale(&self, scale: &[f16]) -> Vec<f16> {
-        let hv = self.hessian_stored.as_ref().unwrap_or(&self.stored);
-        let columns = self
-            .weights
-            .column_iter()
-            .zip(self.stored.column_iter())
-            .zip(hv.column_iter());
-        columns
-            .zip(scale)
-            .map(|(((w, v), hv), &scale)| {
-                let refitted = f16::from_f64(
-                    dot(w.as_slice(), hv.as_slice()) / dot(v.as_slice(), hv.as_slice()),
-                );
-                if refitted.is_finite() && scale != f16::ZERO {
-                    refitted
-                } else {
-                    scale
-                }
-            })
+    /// The output scales of least error beside the input scales `input`: `w_jᵀ H v_j / v_jᵀ H v_j` for the output whose stored
+    /// weights are `v_j` times its scale. Keeps that of `output` where this is not defined: an output that is zero, or that
+    /// no input reaches.
+    pub(crate) fn output_scale(&self, input: &[f16], output: &[f16]) -> Vec<f16> {
+        let stored = self.stored(input, &vec![f16::ONE; output.len()]);
+        let pulled = product(self.hessian, self.damping, &stored);
+        let fitted = |column: usize| {
+            let v = stored.column(column);
+            dot(v.as_slice(), self.pulled.column(column).as_slice())
+                / dot(v.as_slice(), pulled.column(column).as_slice())
+        };
+        (0..output.len())
+            .map(|column| replace(output[column], fitted(column)))
             .collect()
     }
 
-    /// `tr(Eᵀ H E) / tr(Wᵀ H W)` with output scales `scale`; 0 where no weight counts.
-    pub(crate) fn relative_error(&self, scale: &[f16]) -> f64 {
-        let mut error = self.stored.clone();
-        for ((mut column, w), scale) in error
-            .column_iter_mut()
-            .zip(self.weights.column_iter())
-            .zip(scale)
-        {
-            column.axpy(1.0, &w, -scale.to_f32());
+    /// The input scales of least error beside the output scales `output`, starting from `input`.
+    ///
+    /// With `V = inner · diag(output)` the error `tr((W − diag(s) V)ᵀ H (W − diag(s) V))` is quadratic in `s`; it is least where
+    /// `(H ∘ V Vᵀ) s = diag(H W Vᵀ)`.
+    pub(crate) fn input_scale(&self, input: &[f16], output: &[f16]) -> Vec<f16> {
+        let v = self.stored(&vec![f16::ONE; input.len()], output);
+        let mut wanted = vec![0.0; input.len()];
+        for (v, pulled) in v.column_iter().zip(self.pulled.column_iter()) {
+            for ((wanted, v), pulled) in wanted.iter_mut().zip(v.as_slice()).zip(pulled.as_slice())
+            {
+                *wanted += f64::from(*v) * f64::from(*pulled);
+            }
         }
-        match (self.energy(&error), self.energy(self.weights)) {
-            (_, 0.0) => 0.0,
-            (error, whole) => error / whole,
+        let mut matrix = DMatrix::zeros(input.len(), input.len());
+        match self.hessian {
+            Some(hessian) => {
+                gemm(
+                    1.0,
+                    &v,
+                    treillage_linalg::View::from(&v).transpose(),
+                    0.0,
+                    &mut matrix,
+                    Parallelism::Rayon,
+                );
+                let size = matrix.diagonal();
+                matrix.component_mul_assign(hessian);
+                matrix.set_diagonal(&(matrix.diagonal() + size * self.damping));
+            }
+            None => matrix.set_diagonal(&DVector::from_iterator(
+                input.len(),
+                v.row_iter().map(|row| row.norm_squared()),
+            )),
+        }
+        let start = input.iter().map(|s| s.to_f64()).collect();
+        let fitted = conjugate_gradients(&matrix, &wanted, start);
+        input
+            .iter()
+            .zip(fitted)
+            .map(|(&s, fitted)| replace(s, fitted))
+            .collect()
+    }
+
+    /// `tr(Eᵀ H E) / tr(Wᵀ H W)` of what is stored with these scales, undamped; 0 where no weight counts.
+    pub(crate) fn relative_error(&self, input: &[f16], output: &[f16]) -> f64 {
+        let error = self.stored(input, output) - self.weights;
+        let left = dot(
+            error.as_slice(),
+            product(self.hessian, 0.0, &error).as_slice(),
+        );
+        let damped = dot(self.weights.as_slice(), self.pulled.as_slice());
+        let added = match self.hessian {
+            Some(_) => {
+                f64::from(self.damping) * dot(self.weights.as_slice(), self.weights.as_slice())
+            }
+            None => 0.0,
+        };
+        if left == 0.0 {
+            0.0
+        } else {
+            left / (damped - added)
         }
     }
 
-    /// `tr(Aᵀ H A)`.
-    fn energy(&self, a: &DMatrix<f32>) -> f64 {
-        match self.hessian {
-            Some(h) => dot(a.as_slice(), product(h, a).as_slice()),
-            None => dot(a.as_slice(), a.as_slice()),
+    /// `diag(input) · inner · diag(output)`.
+    fn stored(&self, input: &[f16], output: &[f16]) -> DMatrix<f32> {
+        let input: Vec<f32> = input.iter().map(|s| s.to_f32()).collect();
+        let mut stored = self.inner.clone();
+        for (mut column, output) in stored.column_iter_mut().zip(output) {
+            let output = output.to_f32();
+            for (value, input) in column.as_mut_slice().iter_mut().zip(&input) {
+                *value *= input * output;
+            }
         }
+        stored
     }
 }
 
-fn product(hessian: &DMatrix<f32>, a: &DMatrix<f32>) -> DMatrix<f32> {
-    let mut product = DMatrix::zeros(a.nrows(), a.ncols());
-    gemm(1.0, hessian, a, 0.0, &mut product, Parallelism::Rayon);
+/// `(hessian + damping) · a`, or `a` itself without a Hessian.
+fn product(hessian: Option<&DMatrix<f32>>, damping: f32, a: &DMatrix<f32>) -> DMatrix<f32> {
+    let mut product = a.clone();
+    if let Some(hessian) = hessian {
+        gemm(1.0, hessian, a, damping, &mut product, Parallelism::Rayon);
+    }
     product
+}
+
+/// `fitted` in half precision, unless `scale` is zero or `fitted` is nothing to store.
+fn replace(scale: f16, fitted: f64) -> f16 {
+    let fitted = f16::from_f64(fitted);
+    if fitted.is_finite() && scale != f16::ZERO {
+        fitted
+    } else {
+        scale
+    }
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -93,7 +158,102 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
         .sum()
 }
 
-/// The RMS of each input channel: roots of the diagonal of `E[x xᵀ]`.
-pub(crate) fn activations(hessian: &DMatrix<f32>) -> DVector<f32> {
-    hessian.diagonal().map(|h| h.max(0.0).sqrt())
+/// Improves `x` towards `matrix · x = b` for a symmetric positive semidefinite `matrix`, preconditioned by its diagonal. Each
+/// step lowers the quadratic form, so that stopping early leaves nothing worse than the start.
+fn conjugate_gradients(matrix: &DMatrix<f32>, b: &[f64], mut x: Vec<f64>) -> Vec<f64> {
+    let n = b.len();
+    // Rows are columns, which are contiguous.
+    let times = |x: &[f64]| -> Vec<f64> {
+        let columns = matrix.as_slice().par_chunks_exact(n);
+        columns
+            .map(|column| column.iter().zip(x).map(|(m, x)| f64::from(*m) * x).sum())
+            .collect()
+    };
+    let inner = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+    let precondition = |r: &[f64]| -> Vec<f64> {
+        let diagonal = (0..n).map(|i| f64::from(matrix[(i, i)]));
+        r.iter()
+            .zip(diagonal)
+            .map(|(r, d)| if d > 0.0 { r / d } else { 0.0 })
+            .collect()
+    };
+    let mut residual: Vec<f64> = b.iter().zip(times(&x)).map(|(b, ax)| b - ax).collect();
+    let mut direction = precondition(&residual);
+    let mut size = inner(&residual, &direction);
+    for _ in 0..STEPS {
+        let image = times(&direction);
+        let curvature = inner(&direction, &image);
+        if size <= 0.0 || curvature <= 0.0 {
+            break;
+        }
+        let step = size / curvature;
+        for i in 0..n {
+            x[i] += step * direction[i];
+            residual[i] -= step * image[i];
+        }
+        let next = precondition(&residual);
+        let next_size = inner(&residual, &next);
+        for (direction, next) in direction.iter_mut().zip(&next) {
+            *direction = next + next_size / size * *direction;
+        }
+        size = next_size;
+    }
+    x
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn noise(rows: usize, columns: usize, seed: u64) -> DMatrix<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        DMatrix::from_fn(rows, columns, |_, _| rng.random::<f32>() - 0.5)
+    }
+
+    fn halves(len: usize, seed: u64) -> Vec<f16> {
+        noise(len, 1, seed)
+            .iter()
+            .map(|x| f16::from_f32(1.0 + x))
+            .collect()
+    }
+
+    #[test]
+    fn scales_that_made_the_weights_are_found_again() {
+        let factor = noise(128, 128, 1);
+        let hessian = &factor * factor.transpose();
+        let inner = noise(128, 256, 2);
+        let (input, output) = (halves(128, 3), halves(256, 4));
+        for hessian in [Some(&hessian), None] {
+            let truth = Fit::new(&inner, inner.clone(), None, 0.0).stored(&input, &output);
+            let fit = Fit::new(&truth, inner.clone(), hessian, 0.1);
+            let rough: Vec<f16> = output.iter().map(|s| *s * f16::from_f32(0.8)).collect();
+            assert_eq!(fit.output_scale(&input, &rough), output);
+            let rough: Vec<f16> = halves(128, 5);
+            let found = fit.input_scale(&rough, &output);
+            let distance = |a: &f16, b: &f16| (a.to_f32() - b.to_f32()).abs();
+            let worst = found
+                .iter()
+                .zip(&input)
+                .map(|(a, b)| distance(a, b))
+                .fold(0.0, f32::max);
+            assert!(worst < 0.01, "{worst}");
+            assert!(fit.relative_error(&input, &output) < 1e-12);
+            assert!(
+                fit.relative_error(&found, &output) < fit.relative_error(&rough, &output) / 1e3
+            );
+        }
+    }
+
+    #[test]
+    fn zero_scales_stay_and_zero_weights_have_no_error() {
+        let weights = DMatrix::zeros(128, 128);
+        let fit = Fit::new(&weights, noise(128, 128, 1), None, 0.0);
+        let zero = vec![f16::ZERO; 128];
+        let one = vec![f16::ONE; 128];
+        assert_eq!(fit.output_scale(&one, &zero), zero);
+        assert_eq!(fit.relative_error(&one, &zero), 0.0);
+    }
 }

@@ -48,14 +48,20 @@ pub(crate) fn regularize(
         OutScales::Never => false,
         OutScales::Auto => !activations.is_some_and(few_channels_dominate),
     };
+    let output_fill = fill(&output_rms);
     let mut output_scale = Vec::with_capacity(outputs);
-    for ((mut column, &rms), sign) in weights.column_iter_mut().zip(&output_rms).zip(output_signs) {
+    for (at, (mut column, sign)) in weights.column_iter_mut().zip(output_signs).enumerate() {
+        let rms = output_rms[at];
         if rms == 0.0 {
             output_scale.push(0.0);
         } else {
-            let scale = sign * if apply { rms / mean } else { 1.0 };
-            column /= scale;
-            output_scale.push(scale);
+            let scale = if apply {
+                rms / mean * output_fill[at / ROTATION].sqrt()
+            } else {
+                1.0
+            };
+            column /= sign * scale;
+            output_scale.push(sign * scale);
         }
     }
     hadamard::rotate_columns(&mut weights, ROTATION);
@@ -66,18 +72,26 @@ pub(crate) fn regularize(
             *sum += f64::from(*w).powi(2);
         }
     }
+    let live = ROTATION
+        * output_fill
+            .iter()
+            .filter(|fill| **fill > 0.0)
+            .count()
+            .max(1);
     let row_rms: Vec<f32> = row_rms
         .iter()
-        .map(|sum| (sum / outputs as f64).sqrt() as f32)
+        .map(|sum| (sum / live as f64).sqrt() as f32)
         .collect();
+    let input_fill = fill(&row_rms);
     let zero_row = match self::mean(&row_rms) {
         mean if mean > 0.0 => ZERO_ROW * mean,
         _ => 1.0,
     };
-    let input_scale: Vec<f32> = row_rms
-        .iter()
-        .zip(input_signs)
-        .map(|(&rms, sign)| sign * if rms == 0.0 { zero_row } else { rms })
+    let input_scale: Vec<f32> = (row_rms.iter().zip(input_signs).enumerate())
+        .map(|(at, (&rms, sign))| match rms {
+            0.0 => sign * zero_row,
+            rms => sign * rms * input_fill[at / ROTATION].sqrt(),
+        })
         .collect();
     for mut column in weights.column_iter_mut() {
         for (w, scale) in column.as_mut_slice().iter_mut().zip(&input_scale) {
@@ -108,6 +122,15 @@ fn mean(values: &[f32]) -> f32 {
     let count = values.iter().filter(|v| **v != 0.0).count();
     let sum: f64 = values.iter().map(|v| f64::from(*v)).sum();
     (sum / count.max(1) as f64) as f32
+}
+
+/// The part of each block of [`ROTATION`] channels that is not zero. A rotation spreads its weights over the whole block, so
+/// that their variance falls to this part of what it was.
+fn fill(rms: &[f32]) -> Vec<f32> {
+    let live = |block: &[f32]| block.iter().filter(|rms| **rms > 0.0).count();
+    rms.chunks(ROTATION)
+        .map(|block| live(block) as f32 / ROTATION as f32)
+        .collect()
 }
 
 fn few_channels_dominate(activations: &[f32]) -> bool {
@@ -169,6 +192,29 @@ mod tests {
         assert_eq!(parts.output_scale[5], 0.0);
         assert!(parts.input_scale.iter().all(|s| *s != 0.0));
         assert!(parts.weights.iter().all(|w| w.is_finite()));
+    }
+
+    #[test]
+    fn padding_does_not_make_weights_smaller() {
+        let full = example();
+        let mut padded = DMatrix::zeros(384, 384);
+        padded
+            .view_mut((0, 0), (200, 100))
+            .copy_from(&full.view((0, 0), (200, 100)));
+        let parts = regularize(
+            &padded,
+            None,
+            OutScales::Always,
+            &mut ChaCha8Rng::seed_from_u64(2),
+        );
+        for rows in [0..128, 128..256] {
+            let block = parts
+                .weights
+                .view((rows.start, 0), (128, 128))
+                .clone_owned();
+            let rms = rms(block.as_slice());
+            assert!((rms - 1.0).abs() < 0.02, "{rms}");
+        }
     }
 
     #[test]
