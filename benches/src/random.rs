@@ -34,7 +34,7 @@ pub fn normal(rng: &mut impl Rng, count: usize) -> Vec<f32> {
 /// # Errors
 /// If a size is not a multiple of 128.
 pub fn packed_linear(
-    rng: &mut (impl Rng),
+    rng: &mut impl Rng,
     shape: LinearShape,
     bits: Bits,
     codebook: Codebook,
