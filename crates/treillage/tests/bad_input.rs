@@ -1,12 +1,16 @@
 //! Whatever is wrong with what the program is given, it says so in one line that names the culprit, exits with a
 //! status other than zero, and leaves nothing behind.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/damage.rs"]
+mod damage;
 mod support;
 
 use std::{fs, path::Path, process::Output};
 
+use damage::Model;
 use serde_json::{Value, json};
-use support::{Model, fixture, refusal, text, treillage};
+use support::{fixture, text, treillage};
 use tempfile::TempDir;
 
 /// A weight that every command needs.
@@ -429,4 +433,21 @@ fn foreign_text_stays_on_the_line() {
     let output = treillage(["inspect"]).arg(&source).output().unwrap();
     let line = refusal(&output);
     assert!(!line.contains('\u{1b}'), "{line:?}");
+}
+
+/// The one line that a refusal is; anything else fails the test.
+fn refusal(output: &Output) -> String {
+    let error = text(&output.stderr);
+    assert!(
+        !output.status.success(),
+        "accepted; stdout: {}",
+        text(&output.stdout)
+    );
+    assert!(
+        output.status.code().is_some(),
+        "killed by a signal: {error}"
+    );
+    assert_eq!(error.lines().count(), 1, "not one line: {error}");
+    assert!(error.starts_with("error: "), "{error}");
+    error.trim_end().to_owned()
 }

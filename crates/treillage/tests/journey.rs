@@ -1,15 +1,16 @@
 //! Every command on the repository's own model, one after the other as a newcomer would run them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
 use std::{
     io::{Read, Write},
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use serde_json::Value;
-use support::{fixture, json, stdout, treillage};
+use support::{fixture, text, treillage};
 use tempfile::TempDir;
 
 /// Quantizing is what takes time, so the commands that need a quantized model share one.
@@ -134,15 +135,15 @@ fn generate(quantized: &Path) {
     let report = json(command().args(["--temperature", "0"]));
     let ids = report["ids"].as_array().unwrap();
     assert!(!ids.is_empty() && ids.len() <= 16);
-    let text = report["text"].as_str().unwrap();
-    assert!(!text.is_empty());
+    let said = report["text"].as_str().unwrap();
+    assert!(!said.is_empty());
     assert_eq!(report["prompt_tokens"], 20);
     assert!(report["prefill_tokens_per_second"].as_f64().unwrap() > 0.0);
 
     // The same words, streamed; speed is told beside them.
     let output = command().output().unwrap();
-    assert_eq!(support::text(&output.stdout), format!("{text}\n"));
-    assert!(support::text(&output.stderr).contains("tok/s"));
+    assert_eq!(text(&output.stdout), format!("{said}\n"));
+    assert!(text(&output.stderr).contains("tok/s"));
 
     let draw = |seed: &str| {
         let mut command = command();
@@ -183,7 +184,7 @@ fn chat(quantized: &Path) {
     drop(stdin);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
-    let answers: Vec<Value> = support::text(&output.stdout)
+    let answers: Vec<Value> = text(&output.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
@@ -254,4 +255,27 @@ fn help_names_every_command() {
         assert!(help.contains(command), "no {command} in:\n{help}");
         assert!(stdout(&mut treillage([command, "--help"])).contains("--json"));
     }
+}
+
+/// What the program wrote to its standard output; it must have succeeded.
+fn stdout(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+/// What the program wrote with `--json`; it must be JSON, and nothing else must have been said.
+fn json(command: &mut Command) -> Value {
+    let output = command.arg("--json").output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        text(&output.stderr)
+    );
+    assert_eq!(text(&output.stderr), "", "{command:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
