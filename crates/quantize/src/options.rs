@@ -120,7 +120,7 @@ pub struct Recipe {
     /// What part of a linear's input scale its Hessian is rotated with.
     #[serde(with = "foreign::HessianMetricName")]
     pub metric: HessianMetric,
-    /// Whether output scales are refitted after encoding.
+    /// Whether input and output scales are refitted after encoding.
     pub refit: bool,
     /// Added to the Hessian's diagonal, as a fraction of its mean.
     pub damping: f32,
