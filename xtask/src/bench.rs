@@ -8,8 +8,8 @@ use crate::command::{cargo, run as run_command};
 pub(crate) struct Args {
     /// What to measure
     what: What,
-    /// Arguments for the measurement; `-- --help` lists them
-    #[arg(last = true)]
+    /// Arguments for the measurement; `--help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
 

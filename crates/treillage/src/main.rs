@@ -27,7 +27,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Write the result as JSON, and nothing but errors elsewhere
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 1000)]
     json: bool,
 }
 

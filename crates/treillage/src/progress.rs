@@ -45,7 +45,7 @@ impl Quantizing {
             }
             Event::Block { passes, .. } => self.passes = *passes,
             Event::Forwarded { block, pass, rows } => self.bar.set_message(format!(
-                "{}: calibrating, pass {} of {}, row {rows} of {}",
+                "{}: pass {} of {}, row {rows} of {}",
                 self.block(*block),
                 pass + 1,
                 self.passes,
@@ -55,7 +55,8 @@ impl Quantizing {
                 prefix, weights, ..
             } => {
                 self.bar.set_position(*weights);
-                self.bar.set_message(prefix.clone());
+                let inside = prefix.strip_prefix("model.").unwrap_or(prefix);
+                self.bar.set_message(inside.to_owned());
             }
             Event::Finished { block } => {
                 self.bar
@@ -111,9 +112,8 @@ fn bar(visible: bool, label: String) -> ProgressBar {
     } else {
         ProgressDrawTarget::hidden()
     };
-    let bar = ProgressBar::with_draw_target(Some(0), target).with_prefix(label);
-    let template =
-        "{prefix} [{bar:24}] {percent:>3}%  {elapsed_precise}, {remaining} to go  {wide_msg}";
+    let bar = ProgressBar::with_draw_target(Some(1), target).with_prefix(label);
+    let template = "{prefix} [{bar:16}] {percent:>3}%  {remaining} to go  {wide_msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> ").with_key("remaining", remaining));
     }
