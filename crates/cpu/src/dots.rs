@@ -5,7 +5,7 @@ use treillage_linalg::{Parallelism, View, ViewMut, gemm};
 use treillage_trellis::lanes::{Isa, Kernel, LANES, Lanes};
 
 /// Up to this many rows weights are widened as they are multiplied; more are worth a matrix product of widened ones.
-const FEW_ROWS: usize = 8;
+const FEW_ROWS: usize = 16;
 
 /// A type that weights are stored in.
 pub(crate) trait Element: Copy + Default {
@@ -286,7 +286,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn dots_are_sums_of_products(rows in 1usize..13, outputs in 1usize..40, width in 1usize..150) {
+        fn dots_are_sums_of_products(rows in 1usize..21, outputs in 1usize..40, width in 1usize..150) {
             let (x, w) = (values(rows * width, 1), values(outputs * width, 2));
             let halves: Vec<f16> = w.iter().map(|&w| f16::from_f32(w)).collect();
             let brains: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();

@@ -1,5 +1,35 @@
-//! The inference suite that every backend passes.
+//! The inference suite that every backend passes, with each of this machine's instruction sets and both arithmetics.
 
-use treillage_cpu::CpuBackend;
+use treillage_cpu::{Arithmetic, CpuBackend, Options};
+use treillage_trellis::SimdLevel;
 
-treillage_backend::inference_conformance!(CpuBackend::default(), 1e-5);
+fn backend(simd: SimdLevel, arithmetic: Arithmetic) -> CpuBackend {
+    CpuBackend::new(Options { arithmetic, simd })
+}
+
+mod avx512 {
+    use super::*;
+
+    treillage_backend::inference_conformance!(backend(SimdLevel::Avx512, Arithmetic::Exact), 1e-5);
+}
+
+mod avx2 {
+    use super::*;
+
+    treillage_backend::inference_conformance!(backend(SimdLevel::Avx2, Arithmetic::Exact), 1e-5);
+}
+
+mod portable {
+    use super::*;
+
+    treillage_backend::inference_conformance!(
+        backend(SimdLevel::Portable, Arithmetic::Exact),
+        1e-5
+    );
+}
+
+mod int8 {
+    use super::*;
+
+    treillage_backend::inference_conformance!(backend(SimdLevel::Avx512, Arithmetic::Int8), 5e-2);
+}
