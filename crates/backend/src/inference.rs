@@ -53,13 +53,14 @@ pub trait Inference: Send + Sync {
     /// Forgets all but the first `len` tokens.
     fn truncate_cache(&self, cache: &mut Self::KvCache, len: usize);
 
-    /// Brings activations from the host: `values` is row-major, `width` values a row.
+    /// Brings activations from the host: `values` is row-major, `width` values a row. Fails with [`Error::Shape`] if
+    /// they are not whole rows.
     fn upload(&self, values: &[f32], width: usize) -> Result<Self::Tensor, Error>;
 
     /// Waits for all recorded work and brings `x` to the host, row-major.
     fn read(&self, x: &Self::Tensor) -> Result<Vec<f32>, Error>;
 
-    /// Rows `rows` of `x`, in that order.
+    /// Rows `rows` of `x`, in that order. Fails with [`Error::Shape`] on a row that is not there.
     fn select_rows(&self, x: &Self::Tensor, rows: &[usize]) -> Result<Self::Tensor, Error>;
 
     /// One row of the table per id. Fails with [`Error::Token`] on an id outside it.

@@ -17,7 +17,8 @@ pub trait Quantization: Inference {
     /// No tokens yet, inputs of `width` values.
     fn new_moments(&self, width: usize) -> Result<Self::Moments, Error>;
 
-    /// From now on `linear` adds what it reads to `moments`.
+    /// From now on `linear` adds what it reads to `moments`. Linears that read one input in one op and share moments
+    /// add it once.
     fn watch(&self, linear: &mut Self::Linear, moments: &Self::Moments) -> Result<(), Error>;
 
     /// From now on each expert adds what it reads from the tokens routed to it: `inputs[e]` for gate and up,
