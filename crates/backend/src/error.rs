@@ -34,6 +34,14 @@ pub enum Error {
     #[error("{0} is not finite")]
     NotFinite(String),
     /// Encoding a linear failed.
+    #[error("cannot encode {linear}: {source}")]
+    Encode {
+        /// The job's name.
+        linear: String,
+        /// Why.
+        source: treillage_trellis::Error,
+    },
+    /// Trellis codes are not what they should be.
     #[error(transparent)]
     Trellis(#[from] treillage_trellis::Error),
     /// Gathering second moments failed.

@@ -42,6 +42,13 @@ pub(crate) enum Input<'a> {
 impl Linear {
     pub(crate) fn new(weights: LinearWeights, shape: LinearShape) -> Result<Self, Error> {
         weights.check(shape)?;
+        if shape.weights() == 0 {
+            return Err(Error::Shape {
+                what: "weights of a linear, at least".to_owned(),
+                expected: 1,
+                found: 0,
+            });
+        }
         let weights = match weights {
             LinearWeights::Dense { weight, bias } => {
                 if let Some(bias) = &bias {

@@ -57,9 +57,6 @@ fn encode(job: EncodeJob) -> Result<Encoded, Error> {
         job.shape.weights(),
         job.weights.len(),
     )?;
-    if !job.weights.iter().all(|w| w.is_finite()) {
-        return Err(Error::NotFinite(format!("a weight of {}", job.name)));
-    }
     if let Some(hessian) = &job.hessian {
         for side in [hessian.nrows(), hessian.ncols()] {
             Error::check_shape(format!("Hessian of {}", job.name), in_features, side)?;
@@ -69,7 +66,9 @@ fn encode(job: EncodeJob) -> Result<Encoded, Error> {
     let weights = DMatrix::from_vec(in_features, out_features, job.weights);
     let weights = padded(Cow::Owned(weights));
     let hessian = job.hessian.as_deref().map(|h| padded(Cow::Borrowed(h)));
-    Ok(encode_linear(&weights, hessian.as_deref(), &job.config)?)
+    let linear = job.name;
+    encode_linear(&weights, hessian.as_deref(), &job.config)
+        .map_err(|source| Error::Encode { linear, source })
 }
 
 /// `matrix` with zero rows and columns up to whole blocks.

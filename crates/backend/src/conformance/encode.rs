@@ -133,3 +133,22 @@ pub fn encoding_depends_on_the_job_alone<B: Quantization>(
     }
     Ok(())
 }
+
+/// A weight that is not finite is an error that names the linear.
+pub fn weights_that_are_not_finite_are_refused<B: Quantization>(
+    backend: &B,
+    _: f64,
+) -> Result<(), Failure> {
+    for bad in [f32::NAN, f32::NEG_INFINITY] {
+        let (mut broken, _) = job(7, 2, shape(128, 128), false)?;
+        broken.weights[1000] = bad;
+        let refused = match backend.encode(vec![broken]) {
+            Err(error) => error.to_string().contains("linear 7"),
+            Ok(_) => false,
+        };
+        ensure(refused, || {
+            format!("a weight of {bad} was not refused by the name of its linear")
+        })?;
+    }
+    Ok(())
+}

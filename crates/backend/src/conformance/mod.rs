@@ -97,6 +97,7 @@ macro_rules! for_quantization_cases {
             taken_moments_start_anew
             encoded_linears_approximate_their_weights
             encoding_depends_on_the_job_alone
+            weights_that_are_not_finite_are_refused
         }
     };
 }

@@ -76,20 +76,25 @@ impl Head {
 
 impl KvCache {
     pub(crate) fn new(spec: &AttentionSpec, capacity: usize) -> Result<Self, Error> {
-        if spec.kv_heads == 0 || !spec.heads.is_multiple_of(spec.kv_heads) {
-            return Err(Error::Shape {
-                what: format!("query heads over {} key heads", spec.kv_heads),
-                expected: spec.heads.next_multiple_of(spec.kv_heads.max(1)),
-                found: spec.heads,
-            });
+        let sizes = [
+            ("query heads", spec.heads),
+            ("key heads", spec.kv_heads),
+            ("width of a head", spec.head_dim),
+        ];
+        for (what, size) in sizes {
+            Error::check_shape(what, size.max(1), size)?;
         }
-        if spec.rope.dims > spec.head_dim || !spec.rope.dims.is_multiple_of(2) {
-            return Err(Error::Shape {
-                what: "rotated values of a head, an even number".to_owned(),
-                expected: spec.head_dim & !1,
-                found: spec.rope.dims,
-            });
-        }
+        Error::check_shape(
+            format!("query heads over {} key heads", spec.kv_heads),
+            spec.heads.next_multiple_of(spec.kv_heads),
+            spec.heads,
+        )?;
+        let most = spec.head_dim & !1;
+        Error::check_shape(
+            "rotated values of a head, an even number",
+            spec.rope.dims.next_multiple_of(2).min(most),
+            spec.rope.dims,
+        )?;
         let mut heads = Vec::new();
         heads.resize_with(spec.kv_heads, || Head::new(spec.head_dim));
         Ok(Self {
@@ -112,6 +117,7 @@ impl KvCache {
 
     /// Fails unless this cache is for `spec` and `tokens` more fit.
     pub(crate) fn check(&self, spec: &AttentionSpec, tokens: usize) -> Result<(), Error> {
+        Error::check_shape("query heads of a cache", self.spec.heads, spec.heads)?;
         Error::check_shape("key heads of a cache", self.spec.kv_heads, spec.kv_heads)?;
         Error::check_shape("head width of a cache", self.spec.head_dim, spec.head_dim)?;
         let needed = self.len + tokens;
