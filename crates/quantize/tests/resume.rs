@@ -1,6 +1,8 @@
 //! A run that is killed at any moment and started again ends with the same bytes as one that was left alone.
 //!
 //! The test runs itself as a child process, which quantizes, kills it, and runs it again.
+// Without the harness clippy does not know that this is a test.
+#![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
 mod support;
