@@ -1,0 +1,145 @@
+//! Results do not depend on the number of threads, to the bit.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops at the first op that fails"
+)]
+
+use std::sync::Arc;
+
+use half::f16;
+use treillage_backend::{
+    AttentionInputs, AttentionSpec, DenseData, DenseWeights, Inference, LinearShape, LinearWeights,
+    Quantization, Rope, RopePairing, RouteWeighting, Routing, SwiGlu,
+};
+use treillage_cpu::CpuBackend;
+use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
+
+const HIDDEN: usize = 256;
+const INTERMEDIATE: usize = 128;
+const EXPERTS: usize = 6;
+const SPEC: AttentionSpec = AttentionSpec {
+    heads: 8,
+    kv_heads: 2,
+    head_dim: 32,
+    scale: 0.2,
+    rope: Rope {
+        theta: 1e4,
+        dims: 32,
+        pairing: RopePairing::HalfSplit,
+    },
+};
+
+/// Numbers in −1..1 that look random.
+fn values(count: usize, seed: usize) -> Vec<f32> {
+    let hash = |i: usize| (i * 31 + seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    (0..count)
+        .map(|i| hash(i) as f32 / (1 << 23) as f32 - 1.0)
+        .collect()
+}
+
+fn dense(out_features: usize, in_features: usize, seed: usize) -> LinearWeights {
+    let data = DenseData::F32(Arc::new(values(in_features * out_features, seed)));
+    LinearWeights::Dense {
+        weight: DenseWeights::new(out_features, in_features, data).unwrap(),
+        bias: None,
+    }
+}
+
+fn packed(out_features: usize, in_features: usize, seed: usize) -> LinearWeights {
+    let bits = Bits::new(3).unwrap();
+    let shape = [in_features / 16, out_features / 16, bits.words_per_tile()];
+    let words: Vec<u16> = values(shape.iter().product(), seed)
+        .iter()
+        .map(|v| (v.to_bits() >> 3) as u16)
+        .collect();
+    let packed = PackedLinear::new(PackedParts {
+        words: Arc::new(words),
+        shape,
+        codebook: Codebook::Mul1,
+        suh: vec![f16::from_f32(0.06); in_features],
+        svh: vec![f16::ONE; out_features],
+        bias: None,
+    });
+    LinearWeights::Trellis(Arc::new(packed.unwrap()))
+}
+
+fn shape(in_features: usize, out_features: usize) -> LinearShape {
+    LinearShape {
+        in_features,
+        out_features,
+    }
+}
+
+/// A block's ops over `tokens` tokens: everything they give, and everything watched experts gather.
+fn run(tokens: usize) -> Vec<Vec<f32>> {
+    let backend = CpuBackend::default();
+    let norm = backend.load_norm(vec![1.0; HIDDEN], 1e-6).unwrap();
+    let linear = |weights, out_features| {
+        let size = shape(HIDDEN, out_features);
+        backend.load_linear(weights, size).unwrap()
+    };
+    let q = linear(packed(256, HIDDEN, 1), 256);
+    let [k, v] = [2, 3].map(|seed| linear(dense(64, HIDDEN, seed), 64));
+    let router = linear(dense(EXPERTS, HIDDEN, 4), EXPERTS);
+    let experts = (0..EXPERTS)
+        .map(|e| SwiGlu {
+            gate: packed(INTERMEDIATE, HIDDEN, 10 * e),
+            up: dense(INTERMEDIATE, HIDDEN, 10 * e + 1),
+            down: packed(HIDDEN, INTERMEDIATE, 10 * e + 2),
+        })
+        .collect();
+    let size = shape(HIDDEN, INTERMEDIATE);
+    let mut experts = backend.load_experts(experts, size).unwrap();
+    let moments = |width| [(); EXPERTS].map(|()| backend.new_moments(width).unwrap());
+    let (inputs, downs) = (moments(HIDDEN), moments(INTERMEDIATE));
+    backend
+        .watch_experts(&mut experts, &inputs, &downs, RouteWeighting::Squared)
+        .unwrap();
+
+    let x = backend.upload(&values(tokens * HIDDEN, 5), HIDDEN).unwrap();
+    let [q, k, v] = backend.norm_project(&x, &norm, [&q, &k, &v]).unwrap();
+    let mut cache = backend.new_cache(&SPEC, tokens).unwrap();
+    let attention = AttentionInputs {
+        q: &q,
+        k: &k,
+        v: &v,
+        q_norm: None,
+        k_norm: None,
+    };
+    let attended = backend.attention(attention, &SPEC, &mut cache).unwrap();
+    let routing = Routing {
+        top_k: 2,
+        normalize: true,
+    };
+    let y = backend
+        .moe(&attended, &norm, &router, &experts, &routing)
+        .unwrap();
+
+    let mut results: Vec<Vec<f32>> = [q, k, v, attended, y]
+        .iter()
+        .map(|x| backend.read(x).unwrap())
+        .collect();
+    for moments in inputs.iter().chain(&downs) {
+        let mean = backend.take_moments(moments).unwrap().mean();
+        results.push(mean.as_slice().to_vec());
+    }
+    results
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for tokens in [1, 7, 300] {
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| run(tokens))
+        };
+        let one = with(1);
+        assert!(one.iter().flatten().any(|x| *x != 0.0));
+        for threads in [2, 5] {
+            assert_eq!(one, with(threads), "{tokens} tokens, {threads} threads");
+        }
+    }
+}
