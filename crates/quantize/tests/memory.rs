@@ -1,5 +1,7 @@
 //! Memory holds one block and the activations, however large the model. The allocator counts; pages of the mapped
 //! source are the system's to keep or drop.
+// Helpers outside of test functions are test code too.
+#![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
 mod support;
