@@ -1,4 +1,6 @@
 //! Whole runs on made-up checkpoints.
+// Helpers outside of test functions are test code too.
+#![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
 mod support;
