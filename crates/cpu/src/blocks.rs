@@ -19,14 +19,16 @@ pub(crate) fn for_each_block<'a>(
     outputs: impl IntoIterator<Item = Output<'a>>,
     fill: impl Fn(usize, Range<usize>, &mut [&mut [f32]]) + Sync,
 ) {
-    let mut cut: Vec<Cut<'a>> = outputs.into_iter().map(Cut::new).collect();
-    let tasks: Vec<_> = cut
+    let mut outputs: Vec<(usize, Blocks<'a>)> = outputs
+        .into_iter()
+        .map(|output| (output.cols, Blocks::new(output, BLOCK)))
+        .collect();
+    let tasks: Vec<_> = outputs
         .iter_mut()
         .enumerate()
-        .flat_map(|(output, cut)| {
-            let cols = cut.cols;
-            let blocks = cut.parts.chunks_mut(cut.rows.max(1)).enumerate();
-            blocks.map(move |(block, rows)| {
+        .flat_map(|(output, (cols, blocks))| {
+            let cols = *cols;
+            blocks.iter_mut().enumerate().map(move |(block, rows)| {
                 let first = block * BLOCK;
                 (output, first..(first + BLOCK).min(cols), rows)
             })
@@ -39,24 +41,29 @@ pub(crate) fn for_each_block<'a>(
 }
 
 /// The parts of an output's rows, block by block.
-struct Cut<'a> {
-    cols: usize,
+pub(crate) struct Blocks<'a> {
     rows: usize,
     parts: Vec<&'a mut [f32]>,
 }
 
-impl<'a> Cut<'a> {
-    fn new(output: Output<'a>) -> Self {
+impl<'a> Blocks<'a> {
+    /// Cuts rows into parts of `width`; the last ones may be narrower.
+    pub(crate) fn new(output: Output<'a>, width: usize) -> Self {
         let Output { values, cols } = output;
         let rows = values.len() / cols.max(1);
         let mut parts = Vec::new();
-        parts.resize_with(rows * cols.div_ceil(BLOCK), Default::default);
+        parts.resize_with(rows * cols.div_ceil(width), Default::default);
         for (row, values) in values.chunks_exact_mut(cols.max(1)).enumerate() {
-            for (block, part) in values.chunks_mut(BLOCK).enumerate() {
+            for (block, part) in values.chunks_mut(width).enumerate() {
                 parts[block * rows + row] = part;
             }
         }
-        Self { cols, rows, parts }
+        Self { rows, parts }
+    }
+
+    /// The rows of each block.
+    pub(crate) fn iter_mut<'b>(&'b mut self) -> impl Iterator<Item = &'b mut [&'a mut [f32]]> {
+        self.parts.chunks_mut(self.rows.max(1))
     }
 }
 

@@ -6,6 +6,8 @@ use treillage_backend::Error;
 use treillage_linalg::Hessian;
 
 /// The running second moment of a linear's input. Cloning copies the handle.
+///
+/// Ops that add to the same moments run one after another: they lock them while they multiply on all threads.
 #[derive(Clone, Debug)]
 pub struct Moments(Arc<Mutex<Hessian>>);
 
@@ -14,7 +16,7 @@ impl Moments {
         Self(Arc::new(Mutex::new(Hessian::new(width))))
     }
 
-    /// The Hessian, for this thread alone. Nothing that another task may wait for is done while it is held.
+    /// The Hessian, for this thread alone.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Hessian> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,6 +13,7 @@ pub use cache::KvCache;
 use kernel::{Queries, attend};
 pub(crate) use rope::RopeTables;
 
+use crate::blocks::{Blocks, Output};
 use crate::norm::Norm;
 use crate::tensor::Tensor;
 
@@ -29,24 +30,10 @@ pub(crate) fn attention(
     cache: &mut KvCache,
     tables: &RopeTables,
 ) -> Result<Tensor, Error> {
-    let AttentionSpec {
-        heads,
-        kv_heads,
-        head_dim,
-        ..
-    } = *spec;
-    let tokens = inputs.q.rows();
-    Error::check_shape("queries", heads * head_dim, inputs.q.cols())?;
-    for (what, x) in [("keys", inputs.k), ("values", inputs.v)] {
-        Error::check_shape(what, kv_heads * head_dim, x.cols())?;
-        Error::check_shape("tokens", tokens, x.rows())?;
-    }
-    for norm in [inputs.q_norm, inputs.k_norm].into_iter().flatten() {
-        norm.check(head_dim)?;
-    }
+    check(inputs, spec)?;
+    let (past, tokens) = (cache.len(), inputs.q.rows());
     cache.check(spec, tokens)?;
 
-    let past = cache.len();
     let table = tables.get(spec.rope, past + tokens);
     let finish = |norm: Option<&Norm>, head: &mut [f32], position: usize| {
         if let Some(norm) = norm {
@@ -57,58 +44,87 @@ pub(crate) fn attention(
     cache.append(inputs.k.values(), inputs.v.values(), |key, position| {
         finish(inputs.k_norm, key, position);
     });
+    let queries = arrange(inputs.q, spec, |query, token| {
+        finish(inputs.q_norm, query, past + token);
+        query.iter_mut().for_each(|x| *x *= spec.scale);
+    });
 
-    let group = heads / kv_heads;
-    // Queries of one key head lie together: `[kv_heads, tokens, group, head_dim]`.
-    let mut queries = vec![0.0; heads * tokens * head_dim];
-    queries
-        .par_chunks_exact_mut(head_dim)
-        .enumerate()
-        .with_min_len(MIN_HEADS)
-        .for_each(|(i, query)| {
-            let (kv_head, token, member) = (i / (tokens * group), i / group % tokens, i % group);
-            let column = (kv_head * group + member) * head_dim;
-            query.copy_from_slice(&inputs.q.row(token)[column..][..head_dim]);
-            finish(inputs.q_norm, query, past + token);
-            for value in query {
-                *value *= spec.scale;
-            }
-        });
-
+    let group = spec.heads / spec.kv_heads;
+    let mut out = Tensor::zeros(tokens, inputs.q.cols());
+    let output = Output {
+        cols: out.cols(),
+        values: out.values_mut(),
+    };
+    let mut blocks = Blocks::new(output, group * spec.head_dim);
     let step = (ROWS / group).max(1);
-    let mut out = vec![0.0; tokens * heads * head_dim];
-    let mut parts: Vec<&mut [f32]> = Vec::new();
-    parts.resize_with(kv_heads * tokens, Default::default);
-    for (i, part) in out.chunks_exact_mut(group * head_dim).enumerate() {
-        parts[i % kv_heads * tokens + i / kv_heads] = part;
-    }
-    let tasks: Vec<_> = parts
-        .chunks_mut(tokens.max(1))
+    let tasks: Vec<_> = blocks
+        .iter_mut()
         .enumerate()
-        .flat_map(|(kv_head, parts)| {
-            let steps = parts.chunks_mut(step).enumerate();
-            steps.map(move |(i, parts)| (kv_head, i * step, parts))
+        .flat_map(|(head, rows)| {
+            let steps = rows.chunks_mut(step).enumerate();
+            steps.map(move |(i, rows)| (head, i * step, rows))
         })
         .collect();
-    // The last queries see the most keys: they come first, so that no thread is left with them at the end.
+    // Backwards: the last queries see the most keys, and no thread should be left alone with them at the end.
     tasks
         .into_par_iter()
         .rev()
         .with_max_len(1)
-        .for_each(|(kv_head, first, parts)| {
-            let rows = (kv_head * tokens + first) * group * head_dim;
+        .for_each(|(head, first, rows)| {
+            let start = (head * tokens + first) * group * spec.head_dim;
             let queries = Queries {
-                rows: &queries[rows..][..parts.len() * group * head_dim],
+                rows: &queries[start..][..rows.len() * group * spec.head_dim],
                 group,
                 first: past + first,
             };
-            let head = &cache.heads()[kv_head];
+            let head = &cache.heads()[head];
             let attended = attend(isa, &queries, head);
-            let attended = attended.chunks_exact(head.width());
-            let outputs = parts.iter_mut().flat_map(|p| p.chunks_exact_mut(head_dim));
-            for (out, attended) in outputs.zip(attended) {
-                out.copy_from_slice(&attended[..head_dim]);
+            let outputs = rows.iter_mut().flat_map(|r| r.chunks_exact_mut(head.dim()));
+            for (out, attended) in outputs.zip(attended.chunks_exact(head.width())) {
+                out.copy_from_slice(&attended[..head.dim()]);
             }
         });
-    Tensor::new(out, heads * head_dim)
+    Ok(out)
+}
+
+fn check(inputs: &AttentionInputs<'_, Tensor, Norm>, spec: &AttentionSpec) -> Result<(), Error> {
+    let AttentionInputs { q, k, v, .. } = inputs;
+    let (wide, narrow) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let sizes = [
+        ("width of queries", wide, q.cols()),
+        ("width of keys", narrow, k.cols()),
+        ("width of values", narrow, v.cols()),
+        ("tokens of keys", q.rows(), k.rows()),
+        ("tokens of values", q.rows(), v.rows()),
+    ];
+    for (what, expected, found) in sizes {
+        Error::check_shape(what, expected, found)?;
+    }
+    for norm in [inputs.q_norm, inputs.k_norm].into_iter().flatten() {
+        norm.check(spec.head_dim)?;
+    }
+    Ok(())
+}
+
+/// Queries, those of one key head together: `[kv_heads, tokens, heads / kv_heads, head_dim]`, each finished by
+/// `finish(query, token)`.
+fn arrange(
+    q: &Tensor,
+    spec: &AttentionSpec,
+    finish: impl Fn(&mut [f32], usize) + Sync,
+) -> Vec<f32> {
+    let (tokens, dim) = (q.rows(), spec.head_dim);
+    let group = spec.heads / spec.kv_heads;
+    let mut queries = vec![0.0; q.values().len()];
+    queries
+        .par_chunks_exact_mut(dim)
+        .enumerate()
+        .with_min_len(MIN_HEADS)
+        .for_each(|(i, query)| {
+            let (kv_head, token, member) = (i / (tokens * group), i / group % tokens, i % group);
+            let column = (kv_head * group + member) * dim;
+            query.copy_from_slice(&q.row(token)[column..][..dim]);
+            finish(query, token);
+        });
+    queries
 }
