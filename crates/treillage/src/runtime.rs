@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
@@ -24,8 +23,8 @@ pub(crate) struct DeviceArgs {
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     device: Device,
     /// Threads; by default, one for each core
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -38,7 +37,7 @@ impl DeviceArgs {
     pub(crate) fn backend(&self, arithmetic: Arithmetic) -> Result<Backend> {
         let Device::Cpu = self.device;
         rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads.map_or(0, NonZeroUsize::get))
+            .num_threads(self.threads.map_or(0, usize::from))
             .build_global()
             .context("cannot start threads")?;
         Ok(backend(arithmetic))

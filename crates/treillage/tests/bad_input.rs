@@ -234,6 +234,7 @@ fn impossible_requests_are_refused_by_quantize() {
         (&["--method", "magic"], &["--method", "magic"]),
         (&["--device", "abacus"], &["--device", "abacus"]),
         (&["--threads", "0"], &["--threads"]),
+        (&["--threads", "65000"], &["--threads", "1024"]),
         (&["--calib", &short], &["calibration", "512"]),
         (&["--calib", &binary], &["binary.txt"]),
         (&["--calib", &absent], &["absent.txt"]),
@@ -280,6 +281,10 @@ fn impossible_requests_are_refused_by_the_others() {
                 "nowhere",
             ],
             &["nowhere"],
+        ),
+        (
+            &["eval", &model, "--text", &eval_text, "--windows", "0"],
+            &["--windows"],
         ),
         (&["generate", &model, "--prompt", ""], &["prompt", "empty"]),
         (

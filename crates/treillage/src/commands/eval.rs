@@ -2,6 +2,7 @@
 
 use std::{
     fmt, fs,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -35,7 +36,7 @@ pub(crate) struct Args {
     reference: Option<PathBuf>,
     /// Most windows to look at; by default, all that the text fills
     #[arg(long, value_name = "N")]
-    windows: Option<usize>,
+    windows: Option<NonZeroUsize>,
     /// Tokens of a window
     #[arg(long, value_name = "N", default_value_t = 512)]
     context: usize,
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let tokens = tokenizer.encode(&text)?;
     let windows = Windows {
         length: args.context,
-        limit: args.windows,
+        limit: args.windows.map(NonZeroUsize::get),
     };
     let backend = args.runtime.backend()?;
     let report = evaluate(

@@ -42,7 +42,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.dir)?;
     let loaded = LoadedModel::open(&backend, &args.dir)?;
     let prompt = tokenizer.encode_with_special(&args.prompt)?;
-    let context = args.context.unwrap_or(prompt.len() + args.max_tokens);
+    let context = args
+        .context
+        .unwrap_or(prompt.len().saturating_add(args.max_tokens));
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         sampling: args.sampling.options(),

@@ -137,7 +137,8 @@ impl Report {
                 weights: memory_weights,
                 kv_cache_per_token,
                 context: args.context,
-                total: memory_weights + kv_cache_per_token * args.context as u64,
+                total: memory_weights
+                    .saturating_add(kv_cache_per_token.saturating_mul(args.context as u64)),
             },
         })
     }
