@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 
-use crate::cholesky::{Order, factorize, narrow};
+use crate::cholesky::{factorize, narrow};
 use crate::{Damping, Error};
 
 /// The factors of `H + damping·I = L D Lᵀ`, where `L` has identity blocks on its diagonal and `D` is block diagonal.
@@ -30,7 +30,7 @@ pub struct BlockLdl {
 /// If `block` is zero.
 pub fn block_ldl(h: &DMatrix<f32>, block: usize, damping: Damping) -> Result<BlockLdl, Error> {
     assert!(block > 0, "a block holds at least one row");
-    let mut factor = factorize(h, damping, Order::Natural)?;
+    let mut factor = factorize(h, damping)?;
     let n = h.nrows();
     let mut diagonal = DMatrix::zeros(n, block.min(n));
     for start in (0..n).step_by(block) {

@@ -2,8 +2,9 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
+use faer::traits::RealField;
 use faer::{MatMut, Par};
-use nalgebra::DMatrix;
+use nalgebra::{DMatrix, Scalar};
 
 use crate::Error;
 
@@ -43,7 +44,7 @@ impl Damping {
         }
     }
 
-    fn fraction_at(&self, attempt: u32) -> f64 {
+    pub(crate) fn fraction_at(&self, attempt: u32) -> f64 {
         let growth = f64::from(self.growth);
         match (self.fraction, attempt) {
             (0.0, 0) => 0.0,
@@ -79,21 +80,12 @@ pub struct Cholesky {
 /// # Errors
 /// [`Error::NotSquare`], [`Error::NonFinite`], [`Error::NoSignal`], and [`Error::NotPositiveDefinite`] when attempts run out.
 pub fn cholesky(h: &DMatrix<f32>, damping: Damping) -> Result<Cholesky, Error> {
-    let factor = factorize(h, damping, Order::Natural)?;
+    let factor = factorize(h, damping)?;
     Ok(Cholesky {
         lower: narrow(&factor.lower),
         damping: factor.damping as f32,
         attempts: factor.attempts,
     })
-}
-
-/// In which order the variables are eliminated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// First to last: factors `H`.
-    Natural,
-    /// Last to first: factors `J H J`, where `J` reverses the order.
-    Reversed,
 }
 
 /// A factor still in the precision of the work.
@@ -104,14 +96,14 @@ pub(crate) struct Factor {
     pub(crate) attempts: u32,
 }
 
-pub(crate) fn factorize(h: &DMatrix<f32>, damping: Damping, order: Order) -> Result<Factor, Error> {
+pub(crate) fn factorize(h: &DMatrix<f32>, damping: Damping) -> Result<Factor, Error> {
     let mean_diagonal = mean_of_valid_diagonal(h)?;
     let mut lower = DMatrix::zeros(h.nrows(), h.nrows());
     let mut absolute = 0.0;
     let attempts = damping.attempts.max(1);
     for attempt in 0..attempts {
         absolute = damping.fraction_at(attempt) * mean_diagonal;
-        fill_lower(&mut lower, h, order, absolute);
+        fill_lower(&mut lower, h, absolute);
         if factorize_in_place(&mut lower) {
             return Ok(Factor {
                 lower,
@@ -131,14 +123,8 @@ pub(crate) fn narrow(matrix: &DMatrix<f64>) -> DMatrix<f32> {
     matrix.map(|value| value as f32)
 }
 
-/// The whole of `matrix` as faer sees it.
-pub(crate) fn faer_mut(matrix: &mut DMatrix<f64>) -> MatMut<'_, f64> {
-    let (rows, columns) = matrix.shape();
-    MatMut::from_column_major_slice_mut(matrix.as_mut_slice(), rows, columns)
-}
-
-/// Mean of the diagonal, once the matrix is known to be square, finite and not empty of signal.
-fn mean_of_valid_diagonal(h: &DMatrix<f32>) -> Result<f64, Error> {
+/// Mean of the diagonal, once the matrix is known to be square, finite in its lower triangle and not empty of signal.
+pub(crate) fn mean_of_valid_diagonal(h: &DMatrix<f32>) -> Result<f64, Error> {
     let (rows, columns) = h.shape();
     if rows != columns {
         return Err(Error::NotSquare { rows, columns });
@@ -162,45 +148,35 @@ fn mean_of_valid_diagonal(h: &DMatrix<f32>) -> Result<f64, Error> {
     Ok(mean_diagonal)
 }
 
-/// Writes the lower triangle of `H + damping·I`, or of its reversal, into `lower`.
-fn fill_lower(lower: &mut DMatrix<f64>, h: &DMatrix<f32>, order: Order, damping: f64) {
-    let n = h.nrows();
-    for column in 0..n {
-        // Entry (row, column) of J H J is entry (n-1-row, n-1-column) of H, which lies above the diagonal and is read as its mirror image.
-        match order {
-            Order::Natural => {
-                for row in column..n {
-                    lower[(row, column)] = f64::from(h[(row, column)]);
-                }
-            }
-            Order::Reversed => {
-                for row in 0..=column {
-                    lower[(n - 1 - row, n - 1 - column)] = f64::from(h[(column, row)]);
-                }
-            }
+/// Writes the lower triangle of `H + damping·I` into `lower`.
+fn fill_lower(lower: &mut DMatrix<f64>, h: &DMatrix<f32>, damping: f64) {
+    for column in 0..h.nrows() {
+        for row in column..h.nrows() {
+            lower[(row, column)] = f64::from(h[(row, column)]);
         }
-    }
-    for i in 0..n {
-        lower[(i, i)] += damping;
+        lower[(column, column)] += damping;
     }
 }
 
 /// Replaces the lower triangle by its Cholesky factor and the upper one by zero; false if a pivot is not safely positive.
-fn factorize_in_place(lower: &mut DMatrix<f64>) -> bool {
+pub(crate) fn factorize_in_place<T: RealField + Scalar + Copy + Into<f64>>(
+    lower: &mut DMatrix<T>,
+) -> bool {
     let n = lower.nrows();
-    let largest = (0..n).map(|i| lower[(i, i)]).fold(0.0, f64::max);
+    let wide = |value: &T| -> f64 { (*value).into() };
+    let largest = lower.diagonal().iter().map(wide).fold(0.0, f64::max);
     let par = Par::rayon(0);
-    let mut scratch = MemBuffer::new(cholesky_in_place_scratch::<f64>(n, par, Default::default()));
+    let mut scratch = MemBuffer::new(cholesky_in_place_scratch::<T>(n, par, Default::default()));
     let factored = cholesky_in_place(
-        faer_mut(lower),
+        MatMut::from_column_major_slice_mut(lower.as_mut_slice(), n, n),
         Default::default(),
         par,
         MemStack::new(&mut scratch),
         Default::default(),
     );
     // The factorization keeps scratch values above the diagonal.
-    lower.fill_upper_triangle(0.0, 1);
+    lower.fill_upper_triangle(T::zero_impl(), 1);
     // Rounding alone can leave a pivot of a singular matrix a few n·ε above zero.
-    let smallest = n as f64 * f64::EPSILON * largest;
-    factored.is_ok() && (0..n).all(|i| lower[(i, i)].powi(2) > smallest)
+    let smallest = n as f64 * T::epsilon_impl().into() * largest;
+    factored.is_ok() && (0..n).all(|i| wide(&lower[(i, i)]).powi(2) > smallest)
 }

@@ -1,14 +1,17 @@
 //! The running second moment of a layer's inputs.
 
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
-use faer::traits::RealField;
 use faer::{Accum, MatMut, MatRef, Par};
-use nalgebra::{DMatrix, Scalar};
+use nalgebra::DMatrix;
+use rayon::prelude::*;
 
-use crate::Error;
+use crate::{Error, gram::Panels};
 
-/// Rows multiplied out together: one product over many rows costs far less than many over a few.
+/// Rows that are gathered and then multiplied out together: one product over many rows costs far less than many over a few.
 const GATHERED_ROWS: usize = 256;
+
+/// Rows multiplied out together where so many come at once: each product goes through all sums in memory.
+const ROWS_AT_ONCE: usize = 1024;
 
 /// What sums are kept in. Sums of n² products are the memory of a [`Hessian`], so f64 doubles it, and doubles the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,12 +86,13 @@ impl Hessian {
     /// [`Error::RowLength`] if they are not whole rows; then nothing was added.
     pub fn update(&mut self, rows: &[f32]) -> Result<(), Error> {
         self.tokens(rows)?;
-        for chunk in rows.chunks(GATHERED_ROWS * self.features.max(1)) {
-            // A chunk of full size needs no gathering.
-            if chunk.len() == GATHERED_ROWS * self.features && is_finite(chunk) {
-                self.sum.add_rows(chunk);
-                self.count += GATHERED_ROWS as f64;
-                self.rows += GATHERED_ROWS as u64;
+        let mut panels = Panels::default();
+        for chunk in rows.chunks(ROWS_AT_ONCE * self.features.max(1)) {
+            // Many rows need no gathering.
+            let tokens = chunk.len() / self.features;
+            if tokens >= GATHERED_ROWS && self.sum.add_rows_if_finite(chunk, &mut panels) {
+                self.count += tokens as f64;
+                self.rows += tokens as u64;
             } else {
                 for row in chunk.chunks_exact(self.features) {
                     self.gather(row, 1.0);
@@ -274,11 +278,35 @@ enum Sum {
 }
 
 impl Sum {
-    /// Adds `Σ x xᵀ` over finite rows `x`.
+    /// Adds `Σ x xᵀ` over the rows `x`.
     fn add_rows(&mut self, rows: &[f32]) {
         match self {
-            Self::F32(sum) => add_gram(sum, rows),
-            Self::F64(sum) => add_gram(sum, rows),
+            Self::F32(sum) => {
+                let mut panels = Panels::default();
+                panels.fill(rows, sum.nrows());
+                panels.add_gram(sum.as_mut_slice());
+            }
+            Self::F64(sum) => add_gram_wide(sum, rows),
+        }
+    }
+
+    /// The same, unless one is not finite; `panels` is memory to use again.
+    fn add_rows_if_finite(&mut self, rows: &[f32], panels: &mut Panels) -> bool {
+        match self {
+            Self::F32(sum) => {
+                let finite = panels.fill(rows, sum.nrows());
+                if finite {
+                    panels.add_gram(sum.as_mut_slice());
+                }
+                finite
+            }
+            Self::F64(sum) => {
+                let finite = is_finite(rows);
+                if finite {
+                    add_gram_wide(sum, rows);
+                }
+                finite
+            }
         }
     }
 
@@ -301,21 +329,18 @@ impl Sum {
 
     /// The full symmetric matrix, multiplied by `factor`.
     fn scaled(&self, factor: f64) -> DMatrix<f32> {
-        let mut full = match self {
-            Self::F32(sum) => sum.map(|x| (f64::from(x) * factor) as f32),
-            Self::F64(sum) => sum.map(|x| (x * factor) as f32),
-        };
-        mirror_lower(&mut full);
-        full
+        match self {
+            Self::F32(sum) => mirrored(sum, |x| (f64::from(x) * factor) as f32),
+            Self::F64(sum) => mirrored(sum, |x| (x * factor) as f32),
+        }
     }
 }
 
 /// Adds the lower triangle of `XᵀX`, where `rows` is `X` row-major.
-fn add_gram<T: RealField + Scalar + From<f32>>(sum: &mut DMatrix<T>, rows: &[f32]) {
+fn add_gram_wide(sum: &mut DMatrix<f64>, rows: &[f32]) {
     let n = sum.nrows();
-    let tokens = rows.len() / n;
-    let columns: Vec<T> = transposed(rows, n);
-    let x = MatRef::from_column_major_slice(&columns, tokens, n);
+    let columns = transposed(rows, n);
+    let x = MatRef::from_column_major_slice(&columns, rows.len() / n, n);
     matmul(
         MatMut::from_column_major_slice_mut(sum.as_mut_slice(), n, n),
         BlockStructure::TriangularLower,
@@ -324,22 +349,22 @@ fn add_gram<T: RealField + Scalar + From<f32>>(sum: &mut DMatrix<T>, rows: &[f32
         BlockStructure::Rectangular,
         x,
         BlockStructure::Rectangular,
-        T::one_impl(),
+        1.0,
         Par::rayon(0),
     );
 }
 
 /// The row-major `rows` of `n` values, column after column: the product takes half the time where what it sums over is
 /// contiguous.
-fn transposed<T: Scalar + From<f32>>(rows: &[f32], n: usize) -> Vec<T> {
+fn transposed(rows: &[f32], n: usize) -> Vec<f64> {
     const SIDE: usize = 16;
     let height = rows.len() / n;
-    let mut columns = vec![<T as From<f32>>::from(0.0); rows.len()];
+    let mut columns = vec![0.0; rows.len()];
     for top in (0..height).step_by(SIDE) {
         for left in (0..n).step_by(SIDE) {
             for column in left..n.min(left + SIDE) {
                 for row in top..height.min(top + SIDE) {
-                    columns[column * height + row] = <T as From<f32>>::from(rows[row * n + column]);
+                    columns[column * height + row] = f64::from(rows[row * n + column]);
                 }
             }
         }
@@ -347,17 +372,42 @@ fn transposed<T: Scalar + From<f32>>(rows: &[f32], n: usize) -> Vec<T> {
     columns
 }
 
-/// Copies the lower triangle onto the upper one, square by square so that both stay in cache.
-fn mirror_lower(matrix: &mut DMatrix<f32>) {
+/// The symmetric matrix whose lower triangle is that of `lower`, converted entry by entry.
+fn mirrored<T: Copy + Sync>(lower: &DMatrix<T>, convert: impl Fn(T) -> f32 + Sync) -> DMatrix<f32> {
+    /// Side of the squares that are read along columns and written along rows: both stay in cache.
     const SIDE: usize = 32;
-    let n = matrix.nrows();
-    for left in (0..n).step_by(SIDE) {
-        for top in (left..n).step_by(SIDE) {
-            for column in left..(left + SIDE).min(n) {
-                for row in top.max(column + 1)..(top + SIDE).min(n) {
-                    matrix[(column, row)] = matrix[(row, column)];
+    let n = lower.nrows();
+    let mut full = DMatrix::zeros(n, n);
+    let from = lower.as_slice();
+    let fill = |(strip, columns): (usize, &mut [f32])| {
+        let left = strip * SIDE;
+        for (column, to) in columns.chunks_exact_mut(n).enumerate() {
+            let below = (left + column) * (n + 1)..(left + column + 1) * n;
+            for (to, &value) in to[left + column..].iter_mut().zip(&from[below]) {
+                *to = convert(value);
+            }
+        }
+        // Columns lie a power of two apart, where a cache holds few of them: squares are turned over in a place of their own.
+        let mut square = [[0.0; SIDE]; SIDE];
+        for top in (0..left + SIDE).step_by(SIDE) {
+            let height = SIDE.min(n - top);
+            for (row, values) in square[..height].iter_mut().enumerate() {
+                let values_from = &from[(top + row) * n..][..n][left..];
+                for (value, &from) in values.iter_mut().zip(values_from) {
+                    *value = convert(from);
+                }
+            }
+            for (column, to) in columns.chunks_exact_mut(n).enumerate() {
+                let above = top..(left + column).min(top + height).max(top);
+                for (to, row) in to[above].iter_mut().zip(&square) {
+                    *to = row[column];
                 }
             }
         }
-    }
+    };
+    full.as_mut_slice()
+        .par_chunks_mut(SIDE * n.max(1))
+        .enumerate()
+        .for_each(fill);
+    full
 }

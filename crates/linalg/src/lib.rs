@@ -7,9 +7,10 @@
 //!
 //! - [`hadamard`] rotates activations, weights and Hessians blockwise, with AVX-512, AVX2 or NEON where there is one;
 //! - [`Hessian`] gathers `Σ x xᵀ` over the inputs of a layer, batch by batch, and shrinks experts' toward their layer's;
-//! - [`block_ldl`] gives the feedback matrix of LDLQ, [`gptq_factor`] the sweep matrix of GPTQ, [`cholesky`] what both rest on.
+//! - [`block_ldl`] gives the feedback matrix of LDLQ, [`gptq_factor`] the sweep matrix of GPTQ, [`cholesky`] the plain factor.
 //!   Each damps the diagonal as far as it must ([`Damping`]) and says how far that was;
-//! - [`gemm`] multiplies windows of matrices ([`View`], [`ViewMut`]).
+//! - [`gemm`] multiplies windows of matrices ([`View`], [`ViewMut`]);
+//! - [`lanes`] is what loops are written in that are to use the vector instructions of whatever machine they run on.
 //!
 //! Results do not depend on the number of threads, to the bit: products and factorizations use the current rayon pool, but each
 //! sum is taken in the same order. They do depend on the processor, whose vectors may be wider.
@@ -46,8 +47,10 @@ mod cholesky;
 mod error;
 mod gemm;
 mod gptq;
+mod gram;
 pub mod hadamard;
 mod hessian;
+pub mod lanes;
 
 pub use block_ldl::{BlockLdl, block_ldl};
 pub use cholesky::{Cholesky, Damping, cholesky};

