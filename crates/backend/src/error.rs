@@ -41,9 +41,20 @@ pub enum Error {
         /// Why.
         source: treillage_trellis::Error,
     },
+    /// A linear that cannot be quantized by groups.
+    #[error("{linear} cannot be quantized: {source}")]
+    EncodeGrouped {
+        /// The job's name.
+        linear: String,
+        /// Why.
+        source: treillage_gptq::Error,
+    },
     /// Trellis codes are not what they should be.
     #[error(transparent)]
     Trellis(#[from] treillage_trellis::Error),
+    /// Codes with a scale per group are not what they should be.
+    #[error(transparent)]
+    Grouped(#[from] treillage_gptq::Error),
     /// Gathering second moments failed.
     #[error(transparent)]
     Moments(#[from] treillage_linalg::Error),

@@ -1,6 +1,6 @@
 use treillage_moe::Routing;
 
-use crate::{AttentionSpec, DenseWeights, Error, LinearShape, LinearWeights, SwiGlu};
+use crate::{AttentionSpec, Choice, DenseWeights, Error, LinearShape, LinearWeights, SwiGlu};
 
 /// Runs transformer blocks: the ops that architectures are written in.
 ///
@@ -10,6 +10,8 @@ use crate::{AttentionSpec, DenseWeights, Error, LinearShape, LinearWeights, SwiG
 pub trait Inference: Send + Sync {
     /// Activations `[tokens, width]`. Cloning copies the handle.
     type Tensor: Clone + Send + Sync;
+    /// Token ids, one per row of logits, which the host need not know. Cloning copies the handle.
+    type Tokens: Clone + Send + Sync;
     /// The weight and epsilon of an RMS norm.
     type Norm: Send + Sync;
     /// A linear layer, dense or packed.
@@ -23,6 +25,9 @@ pub trait Inference: Send + Sync {
 
     /// What this backend runs on, for people.
     fn describe(&self) -> String;
+
+    /// Whether ops are only recorded and run later: then it pays to ask for the next token before reading the last.
+    fn runs_behind(&self) -> bool;
 
     /// Loads an RMS norm: `x / sqrt(mean(x²) + epsilon) ∘ weight`.
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Self::Norm, Error>;
@@ -65,6 +70,21 @@ pub trait Inference: Send + Sync {
 
     /// One row of the table per id. Fails with [`Error::Token`] on an id outside it.
     fn embed(&self, table: &Self::Embedding, ids: &[u32]) -> Result<Self::Tensor, Error>;
+
+    /// One row of the table per token. Those come from logits over the same vocabulary, so none is outside the table.
+    fn embed_tokens(
+        &self,
+        table: &Self::Embedding,
+        tokens: &Self::Tokens,
+    ) -> Result<Self::Tensor, Error>;
+
+    /// Chooses a token for each row of `logits`, as [`Choice::choose`] does; a backend that computes probabilities in f32
+    /// may choose a neighbour where the draw falls within rounding of the border between two.
+    fn sample(&self, logits: &Self::Tensor, choice: &Choice) -> Result<Self::Tokens, Error>;
+
+    /// Waits for `tokens`, not for ops recorded after them, and brings them to the host. Fails with
+    /// [`Error::NotFinite`] if there was nothing to choose, unless [`Inference::sample`] did.
+    fn read_tokens(&self, tokens: &Self::Tokens) -> Result<Vec<u32>, Error>;
 
     /// `linear(norm(x))` for each of `linears`, which share one input.
     fn norm_project<const N: usize>(

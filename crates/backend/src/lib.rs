@@ -9,7 +9,8 @@
 //! latter.
 //!
 //! - [`Inference`] and [`Quantization`] are the vocabulary.
-//! - [`LinearWeights`] and [`DenseWeights`] are what weights are loaded from, checked against a [`LinearShape`].
+//! - [`LinearWeights`] and [`DenseWeights`] are what weights are loaded from (dense, trellis codes, codes with a scale per
+//!   group), checked against a [`LinearShape`].
 //! - [`AttentionSpec`], [`Routing`] and [`SwiGlu`] say what an op computes.
 //! - [`conformance`] holds an implementation to its promises, op by op, against f64.
 //!
@@ -50,6 +51,7 @@
 //! |---|---|
 //! | `inference`, `quantization` | the two traits |
 //! | `spec` | sizes of attention, positions |
+//! | `sampling` | choosing a token |
 //! | `weights` | what weights are loaded from |
 //! | `error` | what can go wrong |
 //! | [`conformance`] | the suite |
@@ -59,12 +61,14 @@ pub mod conformance;
 mod error;
 mod inference;
 mod quantization;
+mod sampling;
 mod spec;
 mod weights;
 
 pub use error::Error;
 pub use inference::{AttentionInputs, Inference};
 pub use quantization::{EncodeJob, Quantization, RouteWeighting};
+pub use sampling::Choice;
 pub use spec::{AttentionSpec, Rope, RopePairing};
 pub use treillage_moe::Routing;
 pub use weights::{DenseData, DenseWeights, LinearShape, LinearWeights, Shared, SwiGlu};

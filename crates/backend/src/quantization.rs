@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use nalgebra::DMatrix;
 use treillage_linalg::Hessian;
-use treillage_trellis::{EncodeConfig, Encoded};
 
 use crate::{Error, Inference, LinearShape};
 
@@ -34,8 +33,17 @@ pub trait Quantization: Inference {
     /// Takes what `moments` has gathered to the host and leaves it empty.
     fn take_moments(&self, moments: &Self::Moments) -> Result<Hessian, Error>;
 
-    /// Encodes linears, in parallel as far as the device allows, in the order given, independent of it.
-    fn encode(&self, jobs: Vec<EncodeJob>) -> Result<Vec<Encoded>, Error>;
+    /// Encodes linears to trellis codes, in parallel as far as the device allows, in the order given, independent of it.
+    fn encode_trellis(
+        &self,
+        jobs: Vec<EncodeJob<treillage_trellis::EncodeConfig>>,
+    ) -> Result<Vec<treillage_trellis::Encoded>, Error>;
+
+    /// Encodes linears to codes with a scale per group, as [`Quantization::encode_trellis`] does.
+    fn encode_grouped(
+        &self,
+        jobs: Vec<EncodeJob<treillage_gptq::Config>>,
+    ) -> Result<Vec<treillage_gptq::Quantized>, Error>;
 }
 
 /// How much a routed token counts in its expert's Hessian.
@@ -49,8 +57,8 @@ pub enum RouteWeighting {
     Squared,
 }
 
-/// One linear to encode.
-pub struct EncodeJob {
+/// One linear to encode, as `C` says.
+pub struct EncodeJob<C> {
     /// For messages.
     pub name: String,
     /// Weights in f32, `[out_features, in_features]` row-major, unpadded.
@@ -60,6 +68,6 @@ pub struct EncodeJob {
     /// Mean second moment `E[x xᵀ]` of the input, `[in_features, in_features]`; `None` encodes without calibration.
     /// Jobs with one input share it.
     pub hessian: Option<Arc<DMatrix<f32>>>,
-    /// Rate, codebook, seed and recipe.
-    pub config: EncodeConfig,
+    /// What to make of it.
+    pub config: C,
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use treillage_gptq::GroupedLinear;
 use treillage_trellis::PackedLinear;
 
 use crate::Error;
@@ -108,6 +109,8 @@ pub enum LinearWeights {
     },
     /// Trellis codes, both axes padded to a multiple of 128.
     Trellis(Arc<PackedLinear>),
+    /// Codes with a scale per group, unpadded.
+    Grouped(Arc<GroupedLinear>),
 }
 
 impl LinearWeights {
@@ -119,6 +122,7 @@ impl LinearWeights {
         let (rows, cols, pad) = match self {
             LinearWeights::Dense { weight, .. } => (weight.rows(), weight.cols(), 1),
             LinearWeights::Trellis(packed) => (packed.out_features(), packed.in_features(), 128),
+            LinearWeights::Grouped(grouped) => (grouped.out_features(), grouped.in_features(), 1),
         };
         Error::check_shape(
             "output features",

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 use treillage_backend::{
-    AttentionInputs, AttentionSpec, DenseWeights, Error, Inference, LinearShape, LinearWeights,
-    Routing, SwiGlu,
+    AttentionInputs, AttentionSpec, Choice, DenseWeights, Error, Inference, LinearShape,
+    LinearWeights, Routing, SwiGlu,
 };
 use treillage_trellis::SimdLevel;
 use treillage_trellis::lanes::Isa;
@@ -14,21 +14,21 @@ use crate::norm::Norm;
 use crate::project::{project, project_add};
 use crate::tensor::Tensor;
 
-/// How packed linears are multiplied.
+/// How packed and grouped linears are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Arithmetic {
     /// In f32.
     #[default]
     Exact,
-    /// With activations of 8 bits, where the codebook is `mul1` and there are at most four rows: about twice as fast, at
-    /// an error of about 1 % of the output.
+    /// With activations of 8 bits, where there are at most four rows: about twice as fast, at an error of about 1 % of the
+    /// output. Of trellis codes, with the codebook `mul1` alone; of grouped ones, where groups are a multiple of 8 weights.
     Int8,
 }
 
 /// What a [`CpuBackend`] is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How packed linears are multiplied.
+    /// How packed and grouped linears are multiplied.
     pub arithmetic: Arithmetic,
     /// The instructions to use, if the machine has them. [`SimdLevel::Avx512`] is no limit.
     pub simd: SimdLevel,
@@ -78,6 +78,7 @@ impl Default for CpuBackend {
 
 impl Inference for CpuBackend {
     type Tensor = Tensor;
+    type Tokens = Vec<u32>;
     type Norm = Norm;
     type Linear = Linear;
     type Embedding = DenseWeights;
@@ -93,6 +94,10 @@ impl Inference for CpuBackend {
         };
         let threads = rayon::current_num_threads();
         format!("CPU, {instructions}, {threads} threads")
+    }
+
+    fn runs_behind(&self) -> bool {
+        false
     }
 
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Norm, Error> {
@@ -157,6 +162,21 @@ impl Inference for CpuBackend {
         }
         let rows: Vec<Vec<f32>> = ids.par_iter().map(|&id| table.row(id as usize)).collect();
         Tensor::new(rows.concat(), table.cols())
+    }
+
+    fn embed_tokens(&self, table: &DenseWeights, tokens: &Vec<u32>) -> Result<Tensor, Error> {
+        self.embed(table, tokens)
+    }
+
+    fn sample(&self, logits: &Tensor, choice: &Choice) -> Result<Vec<u32>, Error> {
+        let rows = (0..logits.rows()).into_par_iter();
+        rows.map(|row| choice.choose(logits.row(row)))
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::NotFinite("a logit".to_owned()))
+    }
+
+    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<u32>, Error> {
+        Ok(tokens.clone())
     }
 
     fn norm_project<const N: usize>(

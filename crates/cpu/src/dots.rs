@@ -5,7 +5,7 @@ use treillage_linalg::{Parallelism, View, ViewMut, gemm};
 use treillage_trellis::lanes::{Isa, Kernel, LANES, Lanes};
 
 /// Up to this many rows weights are widened as they are multiplied; more are worth a matrix product of widened ones.
-const FEW_ROWS: usize = 16;
+pub(crate) const FEW_ROWS: usize = 16;
 
 /// A type that weights are stored in.
 pub(crate) trait Element: Copy + Default {
@@ -69,12 +69,17 @@ pub(crate) fn dots<T: Element>(isa: Isa, x: &[f32], weights: &[T], width: usize,
             weights,
             to: &mut wide,
         });
-        let (rows, outputs) = (x.len() / width, weights.len() / width);
-        let x = View::row_major(x, rows, width);
-        let weights = View::row_major(&wide, outputs, width).transpose();
-        let out = ViewMut::row_major(out, rows, outputs);
-        gemm(1.0, x, weights, 0.0, out, Parallelism::Sequential);
+        many_dots(x, &wide, width, out);
     }
+}
+
+/// [`dots`] of many rows and weights in f32.
+pub(crate) fn many_dots(x: &[f32], weights: &[f32], width: usize, out: &mut [f32]) {
+    let (rows, outputs) = (x.len() / width, weights.len() / width);
+    let x = View::row_major(x, rows, width);
+    let weights = View::row_major(weights, outputs, width).transpose();
+    let out = ViewMut::row_major(out, rows, outputs);
+    gemm(1.0, x, weights, 0.0, out, Parallelism::Sequential);
 }
 
 /// Copies weights as f32.

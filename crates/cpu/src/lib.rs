@@ -1,9 +1,10 @@
 //! The treillage backend for CPUs: [`CpuBackend`] implements [`Inference`](treillage_backend::Inference) and
 //! [`Quantization`](treillage_backend::Quantization).
 //!
-//! Packed linears are multiplied straight from their words; a decoded matrix is never in memory. Dense ones are read in
-//! the type they are stored in. Activations, norms, softmax and sums are f32, but for packed linears where
-//! [`Arithmetic::Int8`] is asked for. It knows no architecture, reads no files and starts no threads.
+//! Packed linears (trellis codes) and grouped ones (INT and FP4 codes) are multiplied straight from their words; a decoded
+//! matrix is never in memory. Dense ones are read in the type they are stored in. Activations, norms, softmax and sums are
+//! f32, but for packed and grouped linears where [`Arithmetic::Int8`] is asked for. It knows no architecture, reads no files
+//! and starts no threads.
 //!
 //! Ops run at once, on the threads of the rayon pool they are called in, over blocks of 128 output columns of all linears
 //! or experts at hand, or over heads. Results do not depend on the number of threads, to the bit. They do depend on the
@@ -11,7 +12,7 @@
 //!
 //! - [`CpuBackend`], made with [`Options`]: see its traits for the ops.
 //! - [`Tensor`], [`Norm`], [`Linear`], [`Experts`], [`KvCache`], [`Moments`] are the handles that ops take and give.
-//! - [`packed`] multiplies packed linears; it is of use without the rest.
+//! - [`packed`] and [`grouped`] multiply packed and grouped linears; they are of use without the rest.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -33,14 +34,14 @@
 //! ```
 //!
 //! # Modules
-//! All but [`packed`] are private; their items are here.
+//! All but [`packed`] and [`grouped`] are private; their items are here.
 //!
 //! | module | |
 //! |---|---|
 //! | `backend`, `quantization` | the traits' methods, each a call into the modules below |
 //! | `tensor`, `moments` | activations, and second moments of them |
 //! | `blocks`, `project` | parallel work over output columns; projections with a norm before or a residual after |
-//! | `linear`, `dots`, [`packed`] | linears; products with dense and with packed weights |
+//! | `linear`, `dots`, [`packed`], [`grouped`] | linears; products with dense, with packed and with grouped weights |
 //! | `attention` | cache, positions, the running softmax |
 //! | `swiglu`, `moe` | networks and routed experts |
 //! | `norm`, `math` | RMS norm; functions that vectorise |
@@ -50,6 +51,7 @@ mod backend;
 mod blocks;
 mod compute;
 mod dots;
+pub mod grouped;
 mod linear;
 mod math;
 mod moe;

@@ -1,15 +1,17 @@
-//! Linear layers, dense or packed.
+//! Linear layers: dense, packed or grouped.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use treillage_backend::{DenseData, DenseWeights, Error, LinearShape, LinearWeights};
+use treillage_gptq::GroupedLinear;
 use treillage_trellis::{PackedLinear, TILE};
 
 use crate::backend::Arithmetic;
 use crate::blocks::BLOCK;
 use crate::compute::Compute;
 use crate::dots::dots;
+use crate::grouped::Arranged;
 use crate::moments::Moments;
 use crate::packed::Rotated;
 
@@ -29,6 +31,7 @@ enum Weights {
         bias: Option<Vec<f32>>,
     },
     Packed(Arc<PackedLinear>),
+    Grouped(Arc<GroupedLinear>),
 }
 
 /// Activations in the form in which a linear multiplies them.
@@ -37,6 +40,8 @@ pub(crate) enum Input<'a> {
     Plain(&'a [f32]),
     /// Scaled, padded and rotated.
     Rotated(Rotated),
+    /// Reordered, rotated and laid out.
+    Arranged(Arranged),
 }
 
 impl Linear {
@@ -57,6 +62,7 @@ impl Linear {
                 Weights::Dense { weight, bias }
             }
             LinearWeights::Trellis(packed) => Weights::Packed(packed),
+            LinearWeights::Grouped(grouped) => Weights::Grouped(grouped),
         };
         Ok(Self {
             shape,
@@ -100,22 +106,26 @@ impl Linear {
             (Weights::Packed(a), Weights::Packed(b)) => {
                 a.codebook() == b.codebook() && a.suh() == b.suh()
             }
+            (Weights::Grouped(a), Weights::Grouped(b)) => Arranged::serves_both(a, b),
             _ => false,
         }
     }
 
     /// Rows of `x`, each as wide as this linear's logical input, in the form in which [`Linear::multiply`] wants them.
     pub(crate) fn prepare<'a>(&self, compute: Compute, x: &'a [f32]) -> Input<'a> {
+        let width = self.shape.in_features;
+        let arithmetic = if x.len() <= INT8_ROWS * width {
+            compute.arithmetic
+        } else {
+            Arithmetic::Exact
+        };
         match &self.weights {
             Weights::Dense { .. } => Input::Plain(x),
             Weights::Packed(packed) => {
-                let width = self.shape.in_features;
-                let arithmetic = if x.len() <= INT8_ROWS * width {
-                    compute.arithmetic
-                } else {
-                    Arithmetic::Exact
-                };
                 Input::Rotated(Rotated::new(compute.isa, arithmetic, packed, x, width))
+            }
+            Weights::Grouped(grouped) => {
+                Input::Arranged(Arranged::new(compute.isa, arithmetic, grouped, x))
             }
         }
     }
@@ -154,6 +164,7 @@ impl Linear {
                     }
                 }
             }
+            (Weights::Grouped(grouped), Input::Arranged(x)) => x.multiply(grouped, columns, out),
             _ => unreachable!("an input is prepared by the linear that reads it"),
         }
     }

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use nalgebra::DMatrix;
 use rayon::prelude::*;
-use treillage_backend::{EncodeJob, Error, LinearShape, Quantization, RouteWeighting};
+use treillage_backend::{EncodeJob, Error, Quantization, RouteWeighting};
+use treillage_gptq::{Config, Quantized, quantize_linear};
 use treillage_linalg::Hessian;
-use treillage_trellis::{Encoded, encode_linear};
+use treillage_trellis::{EncodeConfig, Encoded, encode_linear};
 
 use crate::backend::CpuBackend;
 use crate::linear::Linear;
@@ -41,17 +42,38 @@ impl Quantization for CpuBackend {
         Ok(moments.take())
     }
 
-    fn encode(&self, jobs: Vec<EncodeJob>) -> Result<Vec<Encoded>, Error> {
+    fn encode_trellis(&self, jobs: Vec<EncodeJob<EncodeConfig>>) -> Result<Vec<Encoded>, Error> {
         // Each job is parallel over its tiles as well, so that one alone keeps all threads busy.
-        jobs.into_par_iter().with_max_len(1).map(encode).collect()
+        let jobs = jobs.into_par_iter().with_max_len(1);
+        jobs.map(|job| {
+            check(&job)?;
+            // Row-major `[out, in]` is column-major `(in, out)`.
+            let (rows, columns) = (job.shape.in_features, job.shape.out_features);
+            let weights = padded(Cow::Owned(DMatrix::from_vec(rows, columns, job.weights)));
+            let hessian = job.hessian.as_deref().map(|h| padded(Cow::Borrowed(h)));
+            let linear = job.name;
+            encode_linear(&weights, hessian.as_deref(), &job.config)
+                .map_err(|source| Error::Encode { linear, source })
+        })
+        .collect()
+    }
+
+    fn encode_grouped(&self, jobs: Vec<EncodeJob<Config>>) -> Result<Vec<Quantized>, Error> {
+        let jobs = jobs.into_par_iter().with_max_len(1);
+        jobs.map(|job| {
+            check(&job)?;
+            let (rows, columns) = (job.shape.in_features, job.shape.out_features);
+            let weights = DMatrix::from_vec(rows, columns, job.weights);
+            let linear = job.name;
+            quantize_linear(&weights, job.hessian.as_deref(), &job.config)
+                .map_err(|source| Error::EncodeGrouped { linear, source })
+        })
+        .collect()
     }
 }
 
-fn encode(job: EncodeJob) -> Result<Encoded, Error> {
-    let LinearShape {
-        in_features,
-        out_features,
-    } = job.shape;
+fn check<C>(job: &EncodeJob<C>) -> Result<(), Error> {
+    let in_features = job.shape.in_features;
     Error::check_shape(
         format!("weights of {}", job.name),
         job.shape.weights(),
@@ -62,13 +84,7 @@ fn encode(job: EncodeJob) -> Result<Encoded, Error> {
             Error::check_shape(format!("Hessian of {}", job.name), in_features, side)?;
         }
     }
-    // Row-major `[out, in]` is column-major `(in, out)`.
-    let weights = DMatrix::from_vec(in_features, out_features, job.weights);
-    let weights = padded(Cow::Owned(weights));
-    let hessian = job.hessian.as_deref().map(|h| padded(Cow::Borrowed(h)));
-    let linear = job.name;
-    encode_linear(&weights, hessian.as_deref(), &job.config)
-        .map_err(|source| Error::Encode { linear, source })
+    Ok(())
 }
 
 /// `matrix` with zero rows and columns up to whole blocks.

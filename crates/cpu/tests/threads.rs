@@ -11,7 +11,8 @@ use treillage_backend::{
     AttentionInputs, AttentionSpec, DenseData, DenseWeights, Inference, LinearShape, LinearWeights,
     Quantization, Rope, RopePairing, RouteWeighting, Routing, SwiGlu,
 };
-use treillage_cpu::CpuBackend;
+use treillage_cpu::{Arithmetic, CpuBackend, Options};
+use treillage_gptq::{Element, GroupedLinear, Parts, Rotation, Scales};
 use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
 
 const HIDDEN: usize = 256;
@@ -63,6 +64,24 @@ fn packed(out_features: usize, in_features: usize, seed: usize) -> LinearWeights
     LinearWeights::Trellis(Arc::new(packed.unwrap()))
 }
 
+fn grouped(out_features: usize, in_features: usize, seed: usize) -> LinearWeights {
+    let codes = values(in_features * out_features / 2, seed);
+    let scales = values(in_features * out_features / 16, seed + 7);
+    let grouped = GroupedLinear::new(Parts {
+        in_features,
+        out_features,
+        element: Element::E2m1,
+        group: 16,
+        codes: codes.iter().map(|v| (v.to_bits() >> 3) as u8).collect(),
+        scales: Scales::F16(scales.iter().map(|&s| f16::from_f32(0.03 * s)).collect()),
+        zeros: None,
+        order: None,
+        rotation: Rotation::Block(64),
+        bias: None,
+    });
+    LinearWeights::Grouped(Arc::new(grouped.unwrap()))
+}
+
 fn shape(in_features: usize, out_features: usize) -> LinearShape {
     LinearShape {
         in_features,
@@ -71,21 +90,31 @@ fn shape(in_features: usize, out_features: usize) -> LinearShape {
 }
 
 /// A block's ops over `tokens` tokens: everything they give, and everything watched experts gather.
-fn run(tokens: usize) -> Vec<Vec<f32>> {
-    let backend = CpuBackend::default();
+fn run(tokens: usize, arithmetic: Arithmetic) -> Vec<Vec<f32>> {
+    let backend = CpuBackend::new(Options {
+        arithmetic,
+        ..Options::default()
+    });
     let norm = backend.load_norm(vec![1.0; HIDDEN], 1e-6).unwrap();
     let linear = |weights, out_features| {
         let size = shape(HIDDEN, out_features);
         backend.load_linear(weights, size).unwrap()
     };
     let q = linear(packed(256, HIDDEN, 1), 256);
-    let [k, v] = [2, 3].map(|seed| linear(dense(64, HIDDEN, seed), 64));
+    let k = linear(dense(64, HIDDEN, 2), 64);
+    let v = linear(grouped(64, HIDDEN, 3), 64);
     let router = linear(dense(EXPERTS, HIDDEN, 4), EXPERTS);
     let experts = (0..EXPERTS)
         .map(|e| SwiGlu {
             gate: packed(INTERMEDIATE, HIDDEN, 10 * e),
-            up: dense(INTERMEDIATE, HIDDEN, 10 * e + 1),
-            down: packed(HIDDEN, INTERMEDIATE, 10 * e + 2),
+            up: match e % 2 {
+                0 => dense(INTERMEDIATE, HIDDEN, 10 * e + 1),
+                _ => grouped(INTERMEDIATE, HIDDEN, 10 * e + 1),
+            },
+            down: match e % 3 {
+                0 => packed(HIDDEN, INTERMEDIATE, 10 * e + 2),
+                _ => grouped(HIDDEN, INTERMEDIATE, 10 * e + 2),
+            },
         })
         .collect();
     let size = shape(HIDDEN, INTERMEDIATE);
@@ -128,18 +157,23 @@ fn run(tokens: usize) -> Vec<Vec<f32>> {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    for tokens in [1, 7, 300] {
+    let both = [Arithmetic::Exact, Arithmetic::Int8];
+    for (tokens, arithmetic) in [1, 7, 300].into_iter().flat_map(|t| both.map(|a| (t, a))) {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .build()
                 .unwrap();
-            pool.install(|| run(tokens))
+            pool.install(|| run(tokens, arithmetic))
         };
         let one = with(1);
         assert!(one.iter().flatten().any(|x| *x != 0.0));
         for threads in [2, 5] {
-            assert_eq!(one, with(threads), "{tokens} tokens, {threads} threads");
+            assert_eq!(
+                one,
+                with(threads),
+                "{tokens} tokens, {arithmetic:?}, {threads} threads"
+            );
         }
     }
 }

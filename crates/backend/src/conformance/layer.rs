@@ -5,6 +5,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
 
+use super::grouped::{Make, grouped};
 use super::noise::Noise;
 use super::reference::{self, Matrix};
 use crate::{DenseData, DenseWeights, Error, Inference, LinearShape, LinearWeights, SwiGlu};
@@ -16,6 +17,7 @@ pub(super) enum Storage {
     F16,
     Bf16,
     Trellis(usize, Codebook),
+    Grouped(Make),
 }
 
 /// A linear layer, as stored and in f64.
@@ -23,8 +25,8 @@ pub(super) struct Layer {
     pub(super) weights: LinearWeights,
     pub(super) shape: LinearShape,
     /// `[out, in]`.
-    matrix: Matrix,
-    bias: Vec<f64>,
+    pub(super) matrix: Matrix,
+    pub(super) bias: Vec<f64>,
 }
 
 pub(super) fn shape(in_features: usize, out_features: usize) -> LinearShape {
@@ -44,6 +46,7 @@ impl Layer {
     ) -> Result<Self, Error> {
         match storage {
             Storage::Trellis(bits, codebook) => trellis(noise, bits, codebook, shape, bias),
+            Storage::Grouped(make) => grouped(noise, make, shape, bias),
             _ => dense(noise, storage, shape, bias),
         }
     }
@@ -143,7 +146,7 @@ fn dense(
     })
 }
 
-fn widened(bias: Option<&[f32]>, out_features: usize) -> Vec<f64> {
+pub(super) fn widened(bias: Option<&[f32]>, out_features: usize) -> Vec<f64> {
     match bias {
         Some(bias) => bias[..out_features]
             .iter()
@@ -177,7 +180,7 @@ fn trellis(
         .collect();
 
     let inner = decode(&words, shape_of_words, codebook);
-    let rotated = rotate_columns(&rotate_columns(&inner).transposed()).transposed();
+    let rotated = rotate_columns(&rotate_columns(&inner, 128).transposed(), 128).transposed();
     let mut matrix = Matrix::zeros(shape.out_features, shape.in_features);
     for o in 0..shape.out_features {
         for i in 0..shape.in_features {
@@ -228,20 +231,20 @@ fn decode(
     inner
 }
 
-/// `M H`, with `H` the block-diagonal 128-point Hadamard matrix.
-fn rotate_columns(m: &Matrix) -> Matrix {
+/// `M H`, with `H` the block-diagonal Hadamard matrix of blocks of `size`.
+pub(super) fn rotate_columns(m: &Matrix, size: usize) -> Matrix {
     m.map_rows(|row| {
         (0..row.len())
             .map(|i| {
-                let block = &row[i / 128 * 128..][..128];
+                let block = &row[i / size * size..][..size];
                 let signed = block.iter().enumerate().map(|(j, x)| {
-                    if ((i % 128) & j).count_ones() % 2 == 0 {
+                    if ((i % size) & j).count_ones().is_multiple_of(2) {
                         *x
                     } else {
                         -x
                     }
                 });
-                signed.sum::<f64>() / 128f64.sqrt()
+                signed.sum::<f64>() / (size as f64).sqrt()
             })
             .collect()
     })

@@ -1,7 +1,9 @@
 //! Linears of every kind, behind a norm and before a residual.
 
+use treillage_gptq::{Format, IntBits, Rotation};
 use treillage_trellis::Codebook;
 
+use super::grouped::Make;
 use super::layer::{Layer, Storage, shape};
 use super::noise::Noise;
 use super::reference::{Matrix, rms_norm};
@@ -99,6 +101,79 @@ pub fn trellis_mul1_linears<B: Inference>(backend: &B, tolerance: f64) -> Result
     trellis(backend, tolerance, Codebook::Mul1)
 }
 
+fn grouped<B: Inference>(backend: &B, tolerance: f64, makes: &[Make]) -> Result<(), Failure> {
+    let mut noise = Noise::new(15);
+    for &make in makes {
+        let storage = Storage::Grouped(make);
+        // Groups of the format's own size, then ones that no other format has, in rows of bytes that fill no vector.
+        for width in [384, 200] {
+            let Make { rotation, .. } = make;
+            let fits = match rotation {
+                Rotation::None => true,
+                Rotation::Block(block) => width % block == 0,
+            };
+            if fits {
+                let layers = [Layer::new(&mut noise, storage, shape(width, 130), true)?];
+                for tokens in TOKENS {
+                    check(backend, tolerance, &format!("{storage:?}"), tokens, &layers)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Linears of integer codes, every width of them.
+pub fn grouped_int_linears<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    let bits = [IntBits::Two, IntBits::Three, IntBits::Four, IntBits::Eight];
+    grouped(
+        backend,
+        tolerance,
+        &bits.map(|bits| Make::new(Format::Int(bits))),
+    )
+}
+
+/// Linears of integer codes whose zero is any code.
+pub fn grouped_asymmetric_linears<B: Inference>(
+    backend: &B,
+    tolerance: f64,
+) -> Result<(), Failure> {
+    let bits = [IntBits::Two, IntBits::Three, IntBits::Four, IntBits::Eight];
+    let makes = bits.map(|bits| Make {
+        asymmetric: true,
+        ..Make::new(Format::Int(bits))
+    });
+    grouped(backend, tolerance, &makes)
+}
+
+/// Linears of four-bit floats, with each type of scale.
+pub fn grouped_fp4_linears<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    let formats = [Format::NvFp4, Format::MxFp4, Format::Fp4];
+    grouped(backend, tolerance, &formats.map(Make::new))
+}
+
+/// Grouped linears that reorder and rotate what they read.
+pub fn grouped_rotated_linears<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    for format in [Format::Int(IntBits::Four), Format::NvFp4] {
+        for rotation in Rotation::BLOCKS.map(Rotation::Block) {
+            for reordered in [false, true] {
+                let make = Make {
+                    reordered,
+                    rotation,
+                    ..Make::new(format)
+                };
+                grouped(backend, tolerance, &[make])?;
+            }
+        }
+        let make = Make {
+            reordered: true,
+            ..Make::new(format)
+        };
+        grouped(backend, tolerance, &[make])?;
+    }
+    Ok(())
+}
+
 /// Linears of different kinds read one input.
 pub fn mixed_linears_share_an_input<B: Inference>(
     backend: &B,
@@ -111,12 +186,32 @@ pub fn mixed_linears_share_an_input<B: Inference>(
         Layer::new(&mut noise, Storage::Bf16, size, true)?,
         Layer::new(&mut noise, Storage::Trellis(5, Codebook::Mcg), size, false)?,
     ];
-    check(backend, tolerance, "mixed", 3, &layers)
+    check(backend, tolerance, "mixed", 3, &layers)?;
+    // All of one format, each of which wants its input otherwise but the second.
+    let plain = Make::new(Format::Int(IntBits::Four));
+    let rotated = Make {
+        rotation: Rotation::Block(32),
+        ..plain
+    };
+    let reordered = Make {
+        reordered: true,
+        ..rotated
+    };
+    let mut layer = |make| Layer::new(&mut noise, Storage::Grouped(make), size, false);
+    let layers = [
+        layer(plain)?,
+        layer(plain)?,
+        layer(rotated)?,
+        layer(reordered)?,
+        layer(reordered)?,
+    ];
+    check(backend, tolerance, "mixed grouped", 3, &layers)
 }
 
 /// `project_add` is residual plus product.
 pub fn residuals_are_added<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
-    for storage in [Storage::Bf16, Storage::Trellis(4, Codebook::Mul1)] {
+    let int4 = Storage::Grouped(Make::new(Format::Int(IntBits::Four)));
+    for storage in [Storage::Bf16, Storage::Trellis(4, Codebook::Mul1), int4] {
         let mut noise = Noise::new(13);
         let layer = Layer::new(&mut noise, storage, shape(150, 90), true)?;
         let linear = layer.load(backend)?;
@@ -144,7 +239,8 @@ pub fn residuals_are_added<B: Inference>(backend: &B, tolerance: f64) -> Result<
 
 /// Weights and activations of another size than the layer's are errors.
 pub fn misshapen_weights_are_refused<B: Inference>(backend: &B, _: f64) -> Result<(), Failure> {
-    for storage in [Storage::F32, Storage::Trellis(2, Codebook::Mcg)] {
+    let nvfp4 = Storage::Grouped(Make::new(Format::NvFp4));
+    for storage in [Storage::F32, Storage::Trellis(2, Codebook::Mcg), nvfp4] {
         let layer = Layer::new(&mut Noise::new(14), storage, shape(256, 128), false)?;
         for wrong in [shape(128, 128), shape(256, 300)] {
             let refused = matches!(

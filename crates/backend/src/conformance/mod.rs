@@ -9,12 +9,14 @@
 
 mod attention;
 mod encode;
+mod grouped;
 mod layer;
 mod linears;
 mod networks;
 mod noise;
 mod reference;
 mod rows;
+mod sampling;
 mod watch;
 
 pub use attention::*;
@@ -22,6 +24,7 @@ pub use encode::*;
 pub use linears::*;
 pub use networks::*;
 pub use rows::*;
+pub use sampling::*;
 pub use watch::*;
 
 use crate::{Error, Inference, Quantization};
@@ -60,12 +63,20 @@ macro_rules! for_inference_cases {
             rows_are_selected
             embeddings_are_looked_up
             unknown_tokens_are_refused
+            greedy_choices_are_the_largest
+            draws_follow_their_choice
+            nothing_is_chosen_from_what_is_not_finite
+            chosen_tokens_are_embedded
             dense_f32_linears
             dense_f16_linears
             dense_bf16_linears
             trellis_3inst_linears
             trellis_mcg_linears
             trellis_mul1_linears
+            grouped_int_linears
+            grouped_asymmetric_linears
+            grouped_fp4_linears
+            grouped_rotated_linears
             mixed_linears_share_an_input
             residuals_are_added
             misshapen_weights_are_refused
@@ -77,8 +88,10 @@ macro_rules! for_inference_cases {
             attention_beyond_the_capacity_is_refused
             dense_networks
             trellis_networks
+            grouped_networks
             dense_experts
             trellis_experts
+            grouped_experts
             experts_without_tokens
             experts_of_one_token
         }
@@ -97,6 +110,8 @@ macro_rules! for_quantization_cases {
             taken_moments_start_anew
             encoded_linears_approximate_their_weights
             encoding_depends_on_the_job_alone
+            grouped_linears_approximate_their_weights
+            grouping_depends_on_the_job_alone
             weights_that_are_not_finite_are_refused
         }
     };

@@ -1,7 +1,9 @@
 //! SwiGLU networks: one for all tokens, and routed experts.
 
+use treillage_gptq::{Format, IntBits};
 use treillage_trellis::Codebook;
 
+use super::grouped::Make;
 use super::layer::{Layer, Storage, shape};
 use super::noise::Noise;
 use super::reference::{Matrix, rms_norm, route};
@@ -10,6 +12,8 @@ use crate::{Error, Inference, Routing, SwiGlu};
 
 const EPSILON: f32 = 1e-6;
 const TRELLIS: Storage = Storage::Trellis(3, Codebook::Mul1);
+const INT4: Storage = Storage::Grouped(Make::new(Format::Int(IntBits::Four)));
+const NVFP4: Storage = Storage::Grouped(Make::new(Format::NvFp4));
 
 fn network<B: Inference>(backend: &B, tolerance: f64, storage: Storage) -> Result<(), Failure> {
     let width = 150;
@@ -45,6 +49,12 @@ pub fn dense_networks<B: Inference>(backend: &B, tolerance: f64) -> Result<(), F
 /// A network of packed linears, padded on both axes.
 pub fn trellis_networks<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
     network(backend, tolerance, TRELLIS)
+}
+
+/// Networks of grouped linears, of groups that no vector is a multiple of, too.
+pub fn grouped_networks<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    network(backend, tolerance, INT4)?;
+    network(backend, tolerance, NVFP4)
 }
 
 /// Routed experts of one layer, with the norm before and the router.
@@ -141,9 +151,15 @@ pub fn trellis_experts<B: Inference>(backend: &B, tolerance: f64) -> Result<(), 
     Routed::new(TRELLIS, 6, routing(3, true))?.check(backend, tolerance, 40)
 }
 
+/// Grouped experts.
+pub fn grouped_experts<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    Routed::new(INT4, 6, routing(3, true))?.check(backend, tolerance, 40)?;
+    Routed::new(NVFP4, 6, routing(2, false))?.check(backend, tolerance, 40)
+}
+
 /// More experts than tokens have choices.
 pub fn experts_without_tokens<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
-    for storage in [Storage::F16, TRELLIS] {
+    for storage in [Storage::F16, TRELLIS, INT4] {
         Routed::new(storage, 24, routing(2, true))?.check(backend, tolerance, 3)?;
     }
     Ok(())
@@ -151,7 +167,7 @@ pub fn experts_without_tokens<B: Inference>(backend: &B, tolerance: f64) -> Resu
 
 /// A single token, as in decoding.
 pub fn experts_of_one_token<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
-    for storage in [Storage::F32, TRELLIS] {
+    for storage in [Storage::F32, TRELLIS, NVFP4] {
         Routed::new(storage, 8, routing(4, true))?.check(backend, tolerance, 1)?;
     }
     Ok(())

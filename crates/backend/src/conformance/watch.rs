@@ -1,8 +1,10 @@
 //! What watched layers gather.
 
+use treillage_gptq::{Format, IntBits};
 use treillage_linalg::Hessian;
 use treillage_trellis::Codebook;
 
+use super::grouped::Make;
 use super::layer::{Layer, Storage, shape};
 use super::networks::Routed;
 use super::noise::Noise;
@@ -11,7 +13,11 @@ use super::{Failure, compare, ensure};
 use crate::{Quantization, RouteWeighting, Routing, SwiGlu};
 
 const EPSILON: f32 = 1e-6;
-const STORAGES: [Storage; 2] = [Storage::Bf16, Storage::Trellis(4, Codebook::Mul1)];
+const STORAGES: [Storage; 3] = [
+    Storage::Bf16,
+    Storage::Trellis(4, Codebook::Mul1),
+    Storage::Grouped(Make::new(Format::Int(IntBits::Four))),
+];
 
 /// Rows and their weights, as a backend should have gathered them.
 #[derive(Default)]
