@@ -35,13 +35,17 @@ impl Checkpoint {
         })
     }
 
-    /// The same model with no other tensors than those of the safetensors file `path`.
-    pub(crate) fn with_tensors_of(&self, path: &Path) -> Result<Self> {
+    /// The same model with no other tensors than those of the safetensors file `path`, which are quantized as told.
+    pub(crate) fn with_tensors_of(
+        &self,
+        path: &Path,
+        quantization: Option<Quantization>,
+    ) -> Result<Self> {
         Ok(Self {
             dir: path.parent().unwrap_or(path).to_owned(),
             raw_config: self.raw_config.clone(),
             config: self.config.clone(),
-            quantization: None,
+            quantization,
             shards: Shards::open_file(path)?,
         })
     }

@@ -147,6 +147,74 @@ pub enum TensorError {
     /// Both codebook flags at one trellis.
     #[error("both codebook flags, mcg and mul1, are present")]
     TwoCodebooks,
+    /// A bit stream in which no code is as wide as its length says.
+    #[error("{words} words for {codes} codes: they have 2, 3, 4 or 8 bits each")]
+    CodeWidth {
+        /// Words that are there for each row or column.
+        words: usize,
+        /// Codes that they should hold.
+        codes: usize,
+    },
+    /// Groups that do not tile the inputs.
+    #[error("{groups} groups do not divide {in_features} input features")]
+    Groups {
+        /// How many there are.
+        groups: usize,
+        /// Width of the input.
+        in_features: usize,
+    },
+    /// An input in a group that there is not.
+    #[error("input {input} is in group {group}, of {groups}")]
+    GroupIndex {
+        /// The input.
+        input: usize,
+        /// Its group.
+        group: i32,
+        /// How many there are.
+        groups: usize,
+    },
+    /// A group with more or fewer inputs than others.
+    #[error("group {group} has {found} inputs, expected {expected}")]
+    GroupSize {
+        /// The group.
+        group: usize,
+        /// Its inputs.
+        found: usize,
+        /// What each group should have.
+        expected: usize,
+    },
+    /// A zero point that is no code.
+    #[error("element {index} is {value}, no signed number of {bits} bits")]
+    ZeroPoint {
+        /// Where, counted in row-major order.
+        index: usize,
+        /// What it is.
+        value: i16,
+        /// Width of a code.
+        bits: usize,
+    },
+    /// A tensor that holds the shape of another, and not that one's.
+    #[error("says {found:?}, expected {expected:?}")]
+    PackedShape {
+        /// What the model needs.
+        expected: [usize; 2],
+        /// What it says.
+        found: [i64; 2],
+    },
+    /// A matrix's factor that nothing can be divided by.
+    #[error("is {0}, expected a finite number above zero")]
+    Factor(f32),
+    /// A rotation that is not one of those that are implemented.
+    #[error(
+        "neither the identity nor a Hadamard matrix in Sylvester's order, of 16, 32, 64 or 128 inputs"
+    )]
+    NotHadamard,
+    /// GPTQ codes in a checkpoint whose configuration does not say so, and so not how its zeros are stored.
+    #[error("GPTQ codes need `quantization_config` in config.json, of quant_method `gptq`")]
+    NoGptqConfig,
+    /// Parts of a group-quantized linear that do not fit each other.
+    #[error(transparent)]
+    Grouped(#[from] treillage_gptq::Error),
     /// Trellis parts that do not fit each other.
     #[error(transparent)]
     Trellis(#[from] treillage_trellis::Error),

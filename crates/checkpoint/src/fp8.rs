@@ -1,25 +1,9 @@
 //! Weights stored in 8-bit floats (E4M3) with scales per tensor, row or block.
 
 use half::bf16;
+use treillage_gptq::e4m3;
 
 use crate::{Checkpoint, DenseTensor, Dtype, Quantization, Result, TensorError, TensorView};
-
-/// The value of an E4M3 number ("FP8 Formats for Deep Learning", arXiv 2209.05433, table 1): one sign bit, four
-/// exponent bits of bias 7, three mantissa bits, subnormals, no infinity, NaN where all seven low bits are set.
-fn e4m3(bits: u8) -> f32 {
-    let exponent = i32::from(bits >> 3 & 0xF);
-    let mantissa = f32::from(bits & 7) / 8.0;
-    let magnitude = match (exponent, bits & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => mantissa * 2f32.powi(-6),
-        _ => (1.0 + mantissa) * 2f32.powi(exponent - 7),
-    };
-    if bits >> 7 == 1 {
-        -magnitude
-    } else {
-        magnitude
-    }
-}
 
 impl Checkpoint {
     /// `weight` `[out, in]`, which is E4M3, times its scales, in bf16.
@@ -56,7 +40,6 @@ impl Checkpoint {
         scales.check_finite()?;
         let scales = scales.to_f32();
 
-        let table: [f32; 256] = std::array::from_fn(|bits| e4m3(bits as u8));
         let [block_rows, block_cols] = block.map(|side| side.max(1));
         let per_row = cols.div_ceil(block_cols);
         let mut values = Vec::with_capacity(weight.len());
@@ -65,7 +48,7 @@ impl Checkpoint {
             for (span, scale) in row.chunks(block_cols).zip(&scales[first..]) {
                 values.extend(
                     span.iter()
-                        .map(|&b| bf16::from_f32(table[usize::from(b)] * scale)),
+                        .map(|&b| bf16::from_f32(e4m3::decode(b) * scale)),
                 );
             }
         }
@@ -83,29 +66,5 @@ impl Checkpoint {
             Dtype::F8E4m3 => self.dequantize_fp8(view),
             _ => DenseTensor::from_view(view),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn e4m3_matches_the_published_table() {
-        for (bits, value) in [
-            (0x00, 0.0),
-            (0x01, 2f32.powi(-9)),
-            (0x07, 0.875 * 2f32.powi(-6)),
-            (0x08, 2f32.powi(-6)),
-            (0x38, 1.0),
-            (0x7E, 448.0),
-            (0xB8, -1.0),
-            (0xFE, -448.0),
-        ] {
-            assert_eq!(e4m3(bits), value, "{bits:#04x}");
-        }
-        assert!(e4m3(0x7F).is_nan() && e4m3(0xFF).is_nan());
-        assert_eq!((0..=255).filter(|&b| e4m3(b).is_nan()).count(), 2);
-        assert!((0..0x7E).all(|b| e4m3(b) < e4m3(b + 1)), "monotonic");
     }
 }

@@ -1,6 +1,7 @@
 //! How one linear layer is found in a checkpoint, whichever way it is stored.
 
 use half::f16;
+use treillage_gptq::GroupedLinear;
 use treillage_trellis::{Codebook, PackedLinear, PackedParts, scales::expand_signs};
 
 use crate::{Checkpoint, DenseData, DenseTensor, Dtype, Result, TensorError, TensorView};
@@ -17,6 +18,8 @@ pub enum StoredLinear {
     },
     /// Trellis codes; both axes are padded to a multiple of 128.
     Trellis(PackedLinear),
+    /// Codes with a scale per group, unpadded.
+    Grouped(GroupedLinear),
 }
 
 /// Axes of a trellis-coded linear are padded to a multiple of this.
@@ -27,14 +30,16 @@ impl Checkpoint {
     pub fn has_linear(&self, prefix: &str) -> bool {
         self.contains(&format!("{prefix}.trellis"))
             || self.contains(&format!("{prefix}.weight"))
+            || self.has_packed(prefix)
             || Expert::parse(prefix).is_some_and(|e| self.contains(&e.fused_name()))
     }
 
     /// The linear layer `prefix`, for example `model.layers.0.self_attn.q_proj`.
     ///
-    /// Reads trellis codes of every EXL3 variant, 16- and 32-bit weights, FP8 with scales (as bf16), and answers for
-    /// a single expert where the checkpoint has all experts of a layer in one tensor. Words and weights stay in the
-    /// mapped file. A dense weight that is stored padded is trimmed; a trellis is returned with its padding.
+    /// Reads trellis codes of every EXL3 variant, group-quantized weights of compressed-tensors, FP-Quant and GPTQ,
+    /// 16- and 32-bit weights, FP8 with scales (as bf16), and answers for a single expert where the checkpoint has all
+    /// experts of a layer in one tensor. Trellis words and dense weights stay in the mapped file. A dense weight that
+    /// is stored padded is trimmed; a trellis is returned with its padding.
     ///
     /// # Errors
     /// [`crate::Error::MissingTensor`], or [`crate::Error::Tensor`] where type or shape is not that of a linear with
@@ -48,6 +53,9 @@ impl Checkpoint {
         if let Some(trellis) = self.tensor_if_any(&format!("{prefix}.trellis")) {
             let packed = self.trellis(prefix, &trellis, in_features, out_features)?;
             return Ok(StoredLinear::Trellis(packed));
+        }
+        if let Some(stored) = self.packed(prefix, in_features, out_features)? {
+            return Ok(stored);
         }
         let name = format!("{prefix}.weight");
         let weight = match (self.tensor_if_any(&name), Expert::parse(prefix)) {

@@ -385,7 +385,80 @@ fn configs_that_cannot_be_used() {
         (
             "quantization_config",
             json!({"quant_method": "awq"}),
-            "field `quant_method`: `awq` is not supported, only `exl3` and `fp8`",
+            "field `quant_method`: `awq` is not supported, only `exl3`, `fp8`, `compressed-tensors`, `fp_quant` and `gptq`",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors", "format": "marlin-24"}),
+            "field `format`: `marlin-24` is not supported, only pack-quantized, nvfp4-pack-quantized, \
+             mxfp4-pack-quantized, int-quantized and float-quantized",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors", "config_groups": {"a": {"format": "mxfp6-pack-quantized"}}}),
+            "field `format`: `mxfp6-pack-quantized` is not supported, only pack-quantized, nvfp4-pack-quantized, \
+             mxfp4-pack-quantized, int-quantized and float-quantized",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 6}}}}),
+            "field `num_bits`: `6` is not supported, only 2, 3, 4 and 8",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"type": "complex"}}}}),
+            "field `type`: `complex` is not supported, only `int` and `float`",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors", "config_groups": {"a": 1}}),
+            "field `config_groups` is not a map of objects",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}),
+            "field `format`: `sparse-24-bitmask` is not supported, only pack-quantized, nvfp4-pack-quantized, \
+             mxfp4-pack-quantized, int-quantized and float-quantized",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors", "transform_config": {"config_groups": {"R1": {}}}}),
+            "field `transform_config`: `a rotation of inputs or outputs` is not supported, only unrotated linears",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "fp_quant"}),
+            "required field `forward_dtype` is missing",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "fp_quant", "forward_dtype": "mxfp8"}),
+            "field `forward_dtype`: `mxfp8` is not supported, only `nvfp4` and `mxfp4`",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq"}),
+            "required field `bits` is missing",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq", "bits": 5}),
+            "field `bits`: `5` is not supported, only 2, 3, 4 and 8",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}),
+            "field `checkpoint_format`: `marlin` is not supported, only `gptq` and `gptq_v2`",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq", "bits": 4, "pack_dtype": "int16"}),
+            "field `pack_dtype`: `int16` is not supported, only `int32`",
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq", "bits": 4, "is_marlin_format": true}),
+            "field `is_marlin_format`: `true` is not supported, only `false`",
         ),
         (
             "quantization_config",

@@ -6,6 +6,8 @@
 )]
 
 mod common;
+#[path = "common/grouped.rs"]
+mod grouped;
 #[path = "common/job.rs"]
 mod job;
 
@@ -34,10 +36,10 @@ fn settings() -> Exl3Settings {
     }
 }
 
-/// The whole job, or what is left of it, in a process of its own: this test again, with [`OUT`] set.
-fn spawn(out: &Path) -> Child {
+/// The whole job, or what is left of it, in a process of its own: the test `name` again, with [`OUT`] set.
+fn spawn(name: &str, out: &Path) -> Child {
     Command::new(env::current_exe().unwrap())
-        .args(["killed_jobs_end_the_same", "--exact"])
+        .args([name, "--exact"])
         .env(OUT, out)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -73,26 +75,25 @@ fn relative(files: BTreeMap<PathBuf, Vec<u8>>, dir: &Path) -> BTreeMap<PathBuf, 
         .collect()
 }
 
-#[test]
-fn killed_jobs_end_the_same() {
+/// Kills the test `name`, which does `job`, at random moments, and compares what it ends with.
+fn kill(name: &str, seed: u64, job: impl Fn(&Path, &Checkpoint)) {
     if let Some(out) = env::var_os(OUT) {
-        let source = Checkpoint::open(fixture()).unwrap();
-        return job::run(Path::new(&out), settings(), &source).unwrap();
+        return job(Path::new(&out), &Checkpoint::open(fixture()).unwrap());
     }
     let whole = tempfile::tempdir().unwrap();
     let begin = Instant::now();
-    assert!(spawn(whole.path()).wait().unwrap().success());
+    assert!(spawn(name, whole.path()).wait().unwrap().success());
     let takes = begin.elapsed();
     let expected = relative(contents(whole.path()), whole.path());
-    assert!(expected.len() > 10);
+    assert!(expected.len() > 8, "several shards and what is beside them");
 
-    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (mut killed, mut half_way) = (0, 0);
     for _ in 0..20 {
         let out = tempfile::tempdir().unwrap();
         // Up to three deaths in one job; the kinder ones come late.
         for _ in 0..3 {
-            let mut child = spawn(out.path());
+            let mut child = spawn(name, out.path());
             thread::sleep(rng.random_range(Duration::ZERO..takes));
             child.kill().unwrap();
             if child.wait().unwrap().success() {
@@ -102,11 +103,28 @@ fn killed_jobs_end_the_same() {
             half_way += usize::from(out.path().join(".treillage/job.json").exists());
         }
         if !finished(out.path()) {
-            assert!(spawn(out.path()).wait().unwrap().success());
+            assert!(spawn(name, out.path()).wait().unwrap().success());
         }
         let found = relative(contents(out.path()), out.path());
         assert!(found == expected, "{:?}", found.keys());
     }
     println!("{killed} kills, {half_way} of them in the middle of the job");
     assert!(half_way >= 5, "{half_way} of {killed}");
+}
+
+#[test]
+fn killed_jobs_end_the_same() {
+    kill("killed_jobs_end_the_same", 2, |out, source| {
+        job::run(out, settings(), source).unwrap();
+    });
+}
+
+#[test]
+fn killed_jobs_of_groups_end_the_same() {
+    let case = grouped::Case::named("gptq-int4-asymmetric");
+    let mut settings = case.settings();
+    settings.max_shard_bytes = 6000;
+    kill("killed_jobs_of_groups_end_the_same", 3, |out, source| {
+        case.write(out, settings.clone(), source).unwrap();
+    });
 }

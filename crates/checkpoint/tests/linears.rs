@@ -18,7 +18,7 @@ use treillage_trellis::Codebook;
 fn dense(checkpoint: &Checkpoint, prefix: &str, shape: [usize; 2]) -> DenseTensor {
     match checkpoint.linear(prefix, shape[0], shape[1]).unwrap() {
         StoredLinear::Dense { weight, .. } => weight,
-        StoredLinear::Trellis(_) => panic!("{prefix} is a trellis"),
+        _ => panic!("{prefix} is not dense"),
     }
 }
 

@@ -197,6 +197,43 @@ fn file() -> Tensors {
         .add("empty", "U8", &[0], &[])
 }
 
+/// One linear of 32 inputs and 32 outputs in each layout with groups.
+fn grouped() -> Tensors {
+    let words = |n: usize| -> Vec<u8> { (0..4 * n).map(|i| (i * 37) as u8).collect() };
+    let g_idx: Vec<i32> = (0..32).map(|i| i % 2).collect();
+    let identity: Vec<f32> = (0..256)
+        .map(|at| f32::from(u8::from(at % 17 == 0)))
+        .collect();
+    Tensors::new()
+        .add("i.weight_packed", "I32", &[32, 4], &words(128))
+        .bf16("i.weight_scale", &[32, 2], &ramp(64))
+        .add("i.weight_zero_point", "I32", &[4, 2], &words(8))
+        .add("i.weight_g_idx", "I32", &[32], bytemuck::cast_slice(&g_idx))
+        .add(
+            "i.weight_shape",
+            "I64",
+            &[2],
+            bytemuck::cast_slice(&[32_i64, 32]),
+        )
+        .add("b.weight", "I8", &[32, 32], &words(256))
+        .bf16("b.weight_scale", &[32, 1], &ramp(32))
+        .add("n.weight_packed", "U8", &[32, 16], &words(128))
+        .add("n.weight_scale", "F8_E4M3", &[32, 2], &[0x30; 64])
+        .f32("n.weight_global_scale", &[1], &[3.0])
+        .add("m.weight_packed", "U8", &[32, 16], &words(128))
+        .add("m.weight_scale", "U8", &[32, 1], &[120; 32])
+        .add("f.qweight", "U8", &[32, 16], &words(128))
+        .add("f.scales", "U8", &[32, 2], &[0x30; 64])
+        .f32("f.weight_global_scale", &[1], &[3.0])
+        .f32("f.forward_hadamard_matrix", &[16, 16], &identity)
+        .bf16("d.dqweight", &[32, 32], &ramp(1024))
+        .f32("d.forward_hadamard_matrix", &[16, 16], &identity)
+        .add("g.qweight", "I32", &[4, 32], &words(128))
+        .add("g.qzeros", "I32", &[2, 4], &words(8))
+        .f16("g.scales", &[2, 32], &ramp(64))
+        .add("g.g_idx", "I32", &[32], bytemuck::cast_slice(&g_idx))
+}
+
 #[test]
 fn headers() {
     let read = |bytes: &[u8]| measured(bytes.len(), TABLE, || Header::parse(bytes).is_ok());
@@ -221,7 +258,26 @@ fn configs() {
     fp8["quantization_config"] = json!({"quant_method": "fp8", "weight_block_size": [128, 128]});
     fp8["mlp_only_layers"] = json!([1]);
     fp8["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 1e6});
-    for (seed, good) in [(3, config()), (4, fp8)] {
+    let mut compressed = config();
+    compressed["quantization_config"] = json!({
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "sparsity_config": {},
+        "transform_config": {"config_groups": {}},
+        "config_groups": {"group_0": {"format": "pack-quantized", "weights": {"num_bits": 4, "type": "int"}}},
+    });
+    let mut gptq = config();
+    gptq["quantization_config"] = json!({
+        "quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2", "pack_dtype": "int32",
+        "is_marlin_format": false,
+    });
+    let mut fp_quant = config();
+    fp_quant["quantization_config"] = json!({"quant_method": "fp_quant", "forward_dtype": "nvfp4"});
+    for (seed, good) in [
+        (3, config()),
+        (4, fp8),
+        (8, compressed),
+        (9, gptq),
+        (10, fp_quant),
+    ] {
         let good = serde_json::to_vec_pretty(&good).unwrap();
         survivors(seed, 1500, &good, |bytes| {
             measured(bytes.len(), JSON, || {
@@ -297,4 +353,33 @@ fn folders() {
         fs::write(&tokens, bytes).unwrap();
         read(bytes.len() + good.len())
     });
+}
+
+/// Linears with groups: damage to headers and to the numbers themselves.
+#[test]
+fn folders_of_groups() {
+    let mut gptq = config();
+    gptq["quantization_config"] = json!({"quant_method": "gptq", "bits": 4});
+    let gptq = gptq.to_string();
+    let dir = folder(&[("config.json", gptq.as_bytes())]);
+    let weights = dir.path().join("model.safetensors");
+    let good = grouped().bytes();
+    let mut read_linears = 0;
+    let opened = survivors(11, 3000, &good, |bytes| {
+        fs::write(&weights, bytes).unwrap();
+        measured(bytes.len() + gptq.len(), JSON, || {
+            let Ok(checkpoint) = Checkpoint::open(dir.path()) else {
+                return false;
+            };
+            let prefixes = ["i", "b", "n", "m", "f", "d", "g"];
+            let linears = prefixes.map(|prefix| checkpoint.linear(prefix, 32, 32));
+            read_linears += linears.iter().flatten().count();
+            true
+        })
+    });
+    println!("{opened} of 3000 damaged folders open, with {read_linears} linears");
+    assert!(
+        read_linears > 7 * opened / 2,
+        "most damage is to one linear at most"
+    );
 }

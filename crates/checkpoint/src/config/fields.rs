@@ -34,6 +34,23 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Whether there is no field at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.object.is_empty()
+    }
+
+    /// All fields, which are objects; `name` is where they are.
+    pub(super) fn objects(&self, name: &'static str) -> Result<Vec<Fields<'a>>, ConfigError> {
+        let object = |value: &'a Value| match value.as_object() {
+            Some(object) => Ok(Fields { object }),
+            None => Err(ConfigError::Type {
+                field: name,
+                expected: "a map of objects",
+            }),
+        };
+        self.object.values().map(object).collect()
+    }
+
     /// A count from 1 to `limit`, if there is one.
     pub(super) fn size(
         &self,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
 pub use model::{Architecture, Attention, FeedForward, ModelConfig, Moe};
-pub use quantization::Quantization;
+pub use quantization::{FpQuantDtype, GptqVersion, Quantization};
 
 use crate::{Error, json};
 

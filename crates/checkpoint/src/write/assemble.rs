@@ -4,9 +4,9 @@ use std::{cmp::Reverse, collections::HashSet, io::Write};
 
 use serde::{Serialize, Serializer};
 
-use super::{atomic, job::Job};
+use super::{atomic, companions, job::Job};
 use crate::{
-    Result, Safetensors, TensorView, WriteError,
+    Checkpoint, Result, Safetensors, TensorView, WriteError,
     safetensors::{Entry, write_header},
     shards::{INDEX, SINGLE},
 };
@@ -36,11 +36,28 @@ fn split(name: &str) -> (&str, &str) {
     name.rsplit_once('.').unwrap_or((name, ""))
 }
 
+/// Writes the shards of a checkpoint made of `parts`, at most `limit` bytes each, and what belongs to the model
+/// `source` beside its weights; gives the modules, for the description.
+///
+/// # Errors
+/// [`WriteError::Duplicate`], [`crate::Error::Io`].
+pub(super) fn write_weights<'a>(
+    job: &Job,
+    parts: &'a [Safetensors],
+    source: &Checkpoint,
+    limit: u64,
+) -> Result<Vec<StoredModule<'a>>> {
+    let modules = modules(parts).map_err(|reason| reason.at(job.dir()))?;
+    write_shards(job, &modules, limit)?;
+    companions::copy(source.dir(), job)?;
+    Ok(modules)
+}
+
 /// The modules of `parts` in the order they were written.
 ///
 /// # Errors
 /// [`WriteError::Duplicate`].
-pub(super) fn modules(parts: &[Safetensors]) -> Result<Vec<StoredModule<'_>>, WriteError> {
+fn modules(parts: &[Safetensors]) -> Result<Vec<StoredModule<'_>>, WriteError> {
     let mut seen = HashSet::new();
     let mut modules: Vec<StoredModule<'_>> = Vec::new();
     for tensor in parts.iter().flat_map(Safetensors::in_storage_order) {
@@ -61,7 +78,7 @@ pub(super) fn modules(parts: &[Safetensors]) -> Result<Vec<StoredModule<'_>>, Wr
 
 /// Writes `modules` as `model.safetensors`, or as several shards of at most `limit` bytes of tensors each (more
 /// only if a single module has more) with an index.
-pub(super) fn write_shards(job: &Job, modules: &[StoredModule<'_>], limit: u64) -> Result<()> {
+fn write_shards(job: &Job, modules: &[StoredModule<'_>], limit: u64) -> Result<()> {
     let shards = split_at(modules, limit);
     let name = |index: usize| match shards.len() {
         1 => SINGLE.to_owned(),

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{
     DEFAULT_SHARD_BYTES,
-    assemble::{modules, write_shards},
-    atomic, companions,
+    assemble::{StoredModule, write_weights},
+    atomic,
     job::Job,
     part::OutTensor,
 };
@@ -90,18 +90,15 @@ impl DenseWriter {
     pub fn finish(self, source: &Checkpoint) -> Result<()> {
         let Self { settings, job } = self;
         job.finish(|job, parts| {
-            let modules = modules(parts).map_err(|reason| reason.at(job.dir()))?;
-            write_shards(job, &modules, settings.max_shard_bytes)?;
-            companions::copy(source.dir(), job)?;
-            let has_head = modules.iter().any(|module| module.name == "lm_head");
-            let config = dense_config(source.raw_config(), settings.dtype, has_head);
+            let modules = write_weights(job, parts, source, settings.max_shard_bytes)?;
+            let config = dense_config(source.raw_config(), settings.dtype, &modules);
             job.write_file(config::CONFIG, atomic::json(&config))
         })
     }
 }
 
 /// `config` for weights that are not quantized any more.
-fn dense_config(config: &Value, dtype: HalfDtype, has_head: bool) -> Value {
+fn dense_config(config: &Value, dtype: HalfDtype, modules: &[StoredModule<'_>]) -> Value {
     let mut config = config.clone();
     if let Value::Object(fields) = &mut config {
         // Also whatever quantization came before: these weights have none.
@@ -112,9 +109,7 @@ fn dense_config(config: &Value, dtype: HalfDtype, has_head: bool) -> Value {
         };
         let name = Dtype::from(dtype).torch_name();
         fields.insert(spelling.to_owned(), json!(name));
-        if has_head && fields.contains_key("tie_word_embeddings") {
-            fields.insert("tie_word_embeddings".to_owned(), json!(false));
-        }
+        super::untie_if_written(fields, modules);
     }
     config
 }

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use treillage_trellis::{Bits, Codebook, OutScales, PackedLinear};
 
 use super::{
-    DEFAULT_SHARD_BYTES,
-    assemble::{modules, write_shards},
-    atomic, companions,
+    DEFAULT_SHARD_BYTES, Module,
+    assemble::write_weights,
+    atomic,
     description::{Description, out_scales_name},
     job::Job,
     part::{Bytes, OutTensor},
 };
-use crate::{Checkpoint, DenseTensor, Dtype, HalfDtype, Result, WriteError, config};
+use crate::{Checkpoint, Dtype, HalfDtype, Result, WriteError, config};
 
 /// What a quantized checkpoint says about how it was made, and what must agree for a job to be resumed.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,28 +44,6 @@ impl Default for Exl3Settings {
             fingerprint: Value::Null,
         }
     }
-}
-
-/// One leaf module of a quantized checkpoint.
-pub enum Module<'a> {
-    /// A linear as trellis codes.
-    Trellis {
-        /// For example `model.layers.0.self_attn.q_proj`.
-        name: &'a str,
-        /// Its codes.
-        linear: &'a PackedLinear,
-    },
-    /// A linear that stays dense; stored in half precision.
-    Linear {
-        /// For example `model.layers.0.mlp.gate`.
-        name: &'a str,
-        /// `[out_features, in_features]`.
-        weight: &'a DenseTensor,
-        /// `[out_features]`.
-        bias: Option<&'a DenseTensor>,
-    },
-    /// A tensor that is no linear's, stored as it is under its own name: a norm, an embedding.
-    Tensor(&'a DenseTensor),
 }
 
 /// Writes an EXL3 checkpoint, group by group, in a way that survives being killed at any moment.
@@ -139,15 +117,15 @@ impl Exl3Writer {
     /// # Errors
     /// [`WriteError::UnknownGroup`], [`crate::Error::Io`] if it is not written yet.
     pub fn written(&self, group: &str, source: &Checkpoint) -> Result<Checkpoint> {
-        source.with_tensors_of(&self.job.written(group)?)
+        source.with_tensors_of(&self.job.written(group)?, None)
     }
 
     /// Writes the modules of `group`, all or nothing.
     ///
     /// # Errors
     /// [`WriteError::Codebook`] or [`WriteError::ExpertBits`] if loaders would refuse the result,
-    /// [`crate::TensorError::NotFinite`] or [`WriteError::Overflow`] for values that cannot be stored,
-    /// [`WriteError::UnknownGroup`], [`crate::Error::Io`].
+    /// [`WriteError::Grouped`], [`crate::TensorError::NotFinite`] or [`WriteError::Overflow`] for values that cannot be
+    /// stored, [`WriteError::UnknownGroup`], [`crate::Error::Io`].
     pub fn write_group(&self, group: &str, modules: &[Module<'_>]) -> Result<()> {
         let linears = || {
             modules.iter().filter_map(|module| match module {
@@ -168,6 +146,9 @@ impl Exl3Writer {
     fn push_tensors<'a>(&self, module: &Module<'a>, out: &mut Vec<OutTensor<'a>>) -> Result<()> {
         match *module {
             Module::Trellis { name, linear } => push_trellis(name, linear, out),
+            Module::Grouped { name, .. } => {
+                return Err(WriteError::Grouped(name.to_owned()).at(self.job.dir()));
+            }
             Module::Tensor(tensor) => out.push(OutTensor::verbatim(tensor)?),
             Module::Linear { name, weight, bias } => {
                 for (leaf, tensor) in [("bias", bias), ("weight", Some(weight))] {
@@ -189,10 +170,7 @@ impl Exl3Writer {
     pub fn finish(self, source: &Checkpoint) -> Result<()> {
         let Self { settings, job } = self;
         job.finish(|job, parts| {
-            let modules = modules(parts).map_err(|reason| reason.at(job.dir()))?;
-            write_shards(job, &modules, settings.max_shard_bytes)?;
-            companions::copy(source.dir(), job)?;
-
+            let modules = write_weights(job, parts, source, settings.max_shard_bytes)?;
             let description = Description::new(&settings, &modules, source);
             let (exllama, gptq_model) = (description.exllama(), description.gptq_model());
             job.write_file("quantization_config.json", atomic::json(&exllama))?;

@@ -21,6 +21,8 @@ pub(super) struct OutTensor<'a> {
 /// Where the bytes come from.
 pub(super) enum Bytes<'a> {
     Borrowed(&'a [u8]),
+    Owned(Vec<u8>),
+    Words(Vec<u32>),
     Converted(DenseData),
     Scalar([u8; 4]),
 }
@@ -29,6 +31,8 @@ impl Bytes<'_> {
     fn as_slice(&self) -> &[u8] {
         match self {
             Bytes::Borrowed(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
+            Bytes::Words(words) => bytemuck::cast_slice(words),
             Bytes::Converted(data) => data.bytes(),
             Bytes::Scalar(bytes) => bytes,
         }

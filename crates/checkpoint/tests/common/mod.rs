@@ -150,6 +150,6 @@ pub(crate) fn message<T>(result: Result<T, Error>, dir: &Path) -> String {
 pub(crate) fn trellis(checkpoint: &Checkpoint, prefix: &str, shape: [usize; 2]) -> PackedLinear {
     match checkpoint.linear(prefix, shape[0], shape[1]).unwrap() {
         StoredLinear::Trellis(packed) => packed,
-        StoredLinear::Dense { .. } => panic!("{prefix} is dense"),
+        _ => panic!("{prefix} is no trellis"),
     }
 }
