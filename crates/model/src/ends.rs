@@ -43,6 +43,14 @@ impl<B: Inference> Embedding<B> {
     pub fn forward(&self, backend: &B, ids: &[u32]) -> Result<B::Tensor, Error> {
         Ok(backend.embed(&self.table, ids)?)
     }
+
+    /// `[tokens, hidden]`: one row per token that the backend chose.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn follow(&self, backend: &B, tokens: &B::Tokens) -> Result<B::Tensor, Error> {
+        Ok(backend.embed_tokens(&self.table, tokens)?)
+    }
 }
 
 /// The last step of a model: from the residual stream to logits.

@@ -9,11 +9,13 @@ use serde::Serialize;
 use treillage_backend::Inference;
 
 use crate::{
-    Error, Sampler, SamplingOptions, Session,
+    Error, SamplingOptions, Session,
     text::{SpecialTokens, Tokenizer},
 };
 
+mod drawing;
 mod stops;
+use drawing::Drawing;
 use stops::StopStrings;
 
 /// How to continue a text, and when to stop.
@@ -44,7 +46,7 @@ pub struct Generated {
     pub prompt_tokens: usize,
     /// Those of them that the session still knew.
     pub reused_tokens: usize,
-    /// Time from the start to the first logits.
+    /// Time from the start to the first token.
     pub prefill: Duration,
     /// Time from there to the end.
     pub decode: Duration,
@@ -79,8 +81,6 @@ pub fn generate<B: Inference>(
     options: &GenerateOptions,
     emit: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generated, Error> {
-    let mut sampler = Sampler::new(options.sampling)?;
-    sampler.observe(prompt);
     let mut stops = StopStrings::new(&options.stop_strings);
     let mut decoder = tokenizer.stream(options.special);
     let mut text = String::new();
@@ -95,21 +95,19 @@ pub fn generate<B: Inference>(
 
     let start = Instant::now();
     let reused_tokens = session.rewind(prompt);
-    let mut logits = session.extend(&prompt[reused_tokens..])?;
-    let prefill = start.elapsed();
+    let mut drawing = Drawing::start(session, options.sampling, prompt, reused_tokens)?;
+    let mut prefill = None;
 
     let finish = loop {
-        if ids.len() == options.max_tokens {
+        let wanted = options.max_tokens - ids.len();
+        if wanted == 0 {
             break Finish::MaxTokens;
         }
-        if let Some(&last) = ids.last() {
-            if session.len() == session.capacity() {
-                break Finish::ContextFull;
-            }
-            logits = session.extend(&[last])?;
-        }
-        let id = sampler.sample(&logits)?;
-        sampler.observe(&[id]);
+        let Some(id) = drawing.next(wanted > 1)? else {
+            break Finish::ContextFull;
+        };
+        // Only a token that was read shows that the prompt was.
+        prefill.get_or_insert_with(|| start.elapsed());
         ids.push(id);
         if options.stop_ids.contains(&id) {
             break Finish::StopToken;
@@ -140,6 +138,7 @@ pub fn generate<B: Inference>(
             }
         }
     };
+    let prefill = prefill.unwrap_or_else(|| start.elapsed());
     Ok(Generated {
         ids,
         text,

@@ -68,5 +68,5 @@ pub use error::Error;
 pub use generate::{GenerateOptions, Generated, generate};
 pub use model::{Model, PREFILL_CHUNK, Session};
 pub use plan::plan;
-pub use sampling::{Sampler, SamplingOptions, argmax};
-pub use weights::Weights;
+pub use sampling::{Sampler, SamplingOptions};
+pub use weights::{Weights, dense_weights};

@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use treillage_backend::{Error as BackendError, Inference};
+use treillage_backend::{Choice, Error as BackendError, Inference};
 use treillage_checkpoint::ModelConfig;
 
 use crate::{Block, Embedding, Error, Head, Weights};
@@ -49,6 +49,7 @@ impl<B: Inference> Model<B> {
                 .map(|block| block.new_cache(backend, capacity))
                 .collect::<Result<_, _>>()?,
             tokens: Vec::new(),
+            unread: 0,
             capacity,
         })
     }
@@ -60,6 +61,8 @@ pub struct Session<'m, B: Inference> {
     model: &'m Model<B>,
     caches: Vec<B::KvCache>,
     tokens: Vec<u32>,
+    /// Tokens after those that the model has read but the host has not.
+    unread: usize,
     capacity: usize,
 }
 
@@ -69,14 +72,19 @@ impl<'m, B: Inference> Session<'m, B> {
         self.model
     }
 
+    /// What the model runs on.
+    pub fn backend(&self) -> &'m B {
+        self.backend
+    }
+
     /// Tokens read.
     pub fn len(&self) -> usize {
-        self.tokens.len()
+        self.tokens.len() + self.unread
     }
 
     /// Whether no token was read.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
+        self.len() == 0
     }
 
     /// Most tokens that it can read.
@@ -86,6 +94,7 @@ impl<'m, B: Inference> Session<'m, B> {
 
     /// Forgets all but the first `len` tokens.
     pub fn truncate(&mut self, len: usize) {
+        self.unread = self.unread.min(len.saturating_sub(self.tokens.len()));
         self.tokens.truncate(len);
         for cache in &mut self.caches {
             self.backend.truncate_cache(cache, len);
@@ -112,6 +121,60 @@ impl<'m, B: Inference> Session<'m, B> {
     /// [`Error::EmptyPrompt`] if there are none; if they are outside the vocabulary or do not fit the session, which
     /// then is as before.
     pub fn extend(&mut self, ids: &[u32]) -> Result<Vec<f32>, Error> {
+        let (hidden, rows) = self.read_chunks(ids)?;
+        self.logits(&hidden, rows - 1..rows)
+    }
+
+    /// As [`extend`](Self::extend), but lets the backend choose the token after the last.
+    ///
+    /// # Errors
+    /// As [`extend`](Self::extend).
+    pub fn extend_and_choose(&mut self, ids: &[u32], choice: &Choice) -> Result<B::Tokens, Error> {
+        let (hidden, rows) = self.read_chunks(ids)?;
+        let last = self.backend.select_rows(&hidden, &[rows - 1])?;
+        self.choose(&last, choice)
+    }
+
+    /// Reads the single token that the backend has chosen, before the host knows it, and lets it choose the next. What
+    /// it was is to be [told](Self::tell) later.
+    ///
+    /// # Errors
+    /// If it does not fit the session, which then is as before, or the backend fails.
+    pub fn follow(&mut self, token: &B::Tokens, choice: &Choice) -> Result<B::Tokens, Error> {
+        let before = self.len();
+        let embedding = &self.model.embedding;
+        let read = embedding
+            .follow(self.backend, token)
+            .and_then(|x| self.blocks(x));
+        match read {
+            Ok(hidden) => {
+                self.unread += 1;
+                self.choose(&hidden, choice)
+            }
+            Err(error) => {
+                self.truncate(before);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says what the oldest token was that the model read before the host.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn tell(&mut self, id: u32) {
+        assert!(self.unread > 0, "a token was told that nobody waits for");
+        self.unread -= 1;
+        self.tokens.push(id);
+    }
+
+    fn choose(&self, hidden: &B::Tensor, choice: &Choice) -> Result<B::Tokens, Error> {
+        let logits = self.model.head.forward(self.backend, hidden)?;
+        Ok(self.backend.sample(&logits, choice)?)
+    }
+
+    /// Reads `ids` and gives the hidden states of the last chunk, and its rows.
+    fn read_chunks(&mut self, ids: &[u32]) -> Result<(B::Tensor, usize), Error> {
         let before = self.len();
         let needed = before + ids.len();
         if needed > self.capacity {
@@ -126,8 +189,7 @@ impl<'m, B: Inference> Session<'m, B> {
                 break;
             }
         }
-        let (hidden, rows) = last?;
-        self.logits(&hidden, rows - 1..rows)
+        last
     }
 
     /// Reads `ids`, all at once, and gives their hidden states after the last block, for [`logits`](Self::logits).
@@ -147,7 +209,10 @@ impl<'m, B: Inference> Session<'m, B> {
     }
 
     fn forward_inner(&mut self, ids: &[u32]) -> Result<B::Tensor, Error> {
-        let mut x = self.model.embedding.forward(self.backend, ids)?;
+        self.blocks(self.model.embedding.forward(self.backend, ids)?)
+    }
+
+    fn blocks(&mut self, mut x: B::Tensor) -> Result<B::Tensor, Error> {
         for (block, cache) in self.model.blocks.iter().zip(&mut self.caches) {
             x = block.forward(self.backend, &x, cache)?;
         }

@@ -23,6 +23,8 @@ pub struct BlockPlan {
     pub index: usize,
     /// Linears to quantize, in the order the block computes them, experts in theirs.
     pub linears: Vec<LinearPlan>,
+    /// The linear that sends tokens to experts, if the block has any; among [`kept`](Self::kept).
+    pub router: Option<LinearPlan>,
     /// Tensors that are not quantized: norms and the router.
     pub kept: Vec<String>,
 }
@@ -38,6 +40,8 @@ pub struct LinearPlan {
     pub role: Role,
     /// Which expert it belongs to, if to one.
     pub expert: Option<usize>,
+    /// The norm whose output it reads, if it reads a norm's.
+    pub norm: Option<String>,
 }
 
 /// What a linear does.
@@ -63,8 +67,23 @@ pub enum Role {
     ExpertUp,
     /// An expert's projection down.
     ExpertDown,
+    /// From the feed-forward network's input to the experts' scores.
+    Router,
     /// From the last hidden state to logits.
     Head,
+}
+
+/// A space of activations, for those who change its basis: whoever writes to it and whoever reads from it must follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// The residual stream, which the embedding, attention and the feed-forward networks write to. Norms read it too;
+    /// rotations leave them alone but for their gains.
+    Residual,
+    /// Values of attention, head by head: averaged over tokens, then concatenated.
+    Values,
+    /// One whose basis means something, because something other than a linear works on its channels: rotary positions,
+    /// SiLU, softmax.
+    Fixed,
 }
 
 /// The activations that a linear reads. Linears with the same input share a Hessian.
@@ -93,11 +112,33 @@ impl LinearPlan {
         match self.role {
             Role::Query | Role::Key | Role::Value => Input::Attention,
             Role::AttentionOutput => Input::AttentionOutput,
-            Role::Gate | Role::Up => Input::FeedForward,
+            Role::Gate | Role::Up | Role::Router => Input::FeedForward,
             Role::Down => Input::Down,
             Role::ExpertGate | Role::ExpertUp => Input::Expert(expert),
             Role::ExpertDown => Input::ExpertDown(expert),
             Role::Head => Input::Head,
+        }
+    }
+
+    /// The space that its inputs are in.
+    pub fn reads(&self) -> Space {
+        match self.role {
+            Role::Query | Role::Key | Role::Value => Space::Residual,
+            Role::Gate | Role::Up | Role::ExpertGate | Role::ExpertUp => Space::Residual,
+            Role::Router | Role::Head => Space::Residual,
+            Role::AttentionOutput => Space::Values,
+            Role::Down | Role::ExpertDown => Space::Fixed,
+        }
+    }
+
+    /// The space that its outputs are in.
+    pub fn writes(&self) -> Space {
+        match self.role {
+            Role::AttentionOutput | Role::Down | Role::ExpertDown => Space::Residual,
+            Role::Value => Space::Values,
+            Role::Query | Role::Key => Space::Fixed,
+            Role::Gate | Role::Up | Role::ExpertGate | Role::ExpertUp => Space::Fixed,
+            Role::Router | Role::Head => Space::Fixed,
         }
     }
 }
@@ -129,6 +170,7 @@ pub(crate) fn head(config: &ModelConfig) -> LinearPlan {
         },
         role: Role::Head,
         expert: None,
+        norm: Some(FINAL_NORM.to_owned()),
     }
 }
 
@@ -151,8 +193,7 @@ pub(crate) struct BlockLayout {
 pub(crate) enum FeedForwardLayout {
     Dense(SwiGlu<LinearPlan>),
     Moe {
-        /// Prefix of the linear.
-        router: String,
+        router: LinearPlan,
         routing: Routing,
         experts: Vec<SwiGlu<LinearPlan>>,
     },
@@ -168,11 +209,20 @@ impl BlockLayout {
             in_features,
             out_features,
         };
+        let attention_norm = format!("{block}.input_layernorm.weight");
+        let feed_forward_norm = format!("{block}.post_attention_layernorm.weight");
         let linear = |name: &str, role, shape| LinearPlan {
             prefix: format!("{block}.{name}"),
             shape,
             role,
             expert: None,
+            norm: match role {
+                Role::Query | Role::Key | Role::Value => Some(attention_norm.clone()),
+                Role::Gate | Role::Up | Role::ExpertGate | Role::ExpertUp | Role::Router => {
+                    Some(feed_forward_norm.clone())
+                }
+                _ => None,
+            },
         };
         let (inner, feed_forward) = match config.feed_forward(index) {
             FeedForward::Dense { intermediate_size } => {
@@ -203,7 +253,7 @@ impl BlockLayout {
                     down: of_expert(e, "down_proj", Role::ExpertDown, shape(inner, hidden)),
                 });
                 let moe = FeedForwardLayout::Moe {
-                    router: format!("{block}.mlp.gate"),
+                    router: linear("mlp.gate", Role::Router, shape(hidden, moe.num_experts)),
                     routing: Routing {
                         top_k: moe.experts_per_token,
                         normalize: moe.norm_topk_prob,
@@ -214,7 +264,6 @@ impl BlockLayout {
             }
         };
         Self {
-            attention_norm: format!("{block}.input_layernorm.weight"),
             query: linear("self_attn.q_proj", Role::Query, shape(hidden, heads)),
             key: linear("self_attn.k_proj", Role::Key, shape(hidden, kv_heads)),
             value: linear("self_attn.v_proj", Role::Value, shape(hidden, kv_heads)),
@@ -225,9 +274,10 @@ impl BlockLayout {
                 Role::AttentionOutput,
                 shape(heads, hidden),
             ),
-            feed_forward_norm: format!("{block}.post_attention_layernorm.weight"),
             hidden_to_inner: shape(hidden, inner),
             feed_forward,
+            attention_norm,
+            feed_forward_norm,
         }
     }
 
@@ -239,19 +289,22 @@ impl BlockLayout {
             self.key_norm,
             self.feed_forward_norm,
         ];
+        let mut block_router = None;
         let mut add = |SwiGlu { gate, up, down }| linears.extend([gate, up, down]);
         match self.feed_forward {
             FeedForwardLayout::Dense(mlp) => add(mlp),
             FeedForwardLayout::Moe {
                 router, experts, ..
             } => {
-                kept.push(format!("{router}.weight"));
+                kept.push(format!("{}.weight", router.prefix));
+                block_router = Some(router);
                 experts.into_iter().for_each(add);
             }
         }
         BlockPlan {
             index,
             linears,
+            router: block_router,
             kept,
         }
     }

@@ -1,19 +1,13 @@
-//! Choosing the next token from logits.
-//!
-//! The order is that of the field's other implementations: repetition penalty, temperature, then the three filters.
-//! Each filter keeps a prefix of the tokens ranked by probability, so what survives all of them is the shortest
-//! prefix.
+//! Choosing the next token: a penalty on what was seen, then a [`Choice`], which a backend can make on its device.
 
 use std::collections::HashSet;
 
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
+use treillage_backend::Choice;
 
 use crate::Error;
-
-mod ranked;
-use ranked::Ranked;
 
 /// How to choose the next token. The default is greedy.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,10 +42,6 @@ impl Default for SamplingOptions {
 }
 
 impl SamplingOptions {
-    fn keeps_all(&self) -> bool {
-        self.top_k == 0 && self.top_p == 1.0 && self.min_p == 0.0
-    }
-
     fn check(&self) -> Result<(), Error> {
         let checks = [
             (
@@ -133,27 +123,33 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, Error> {
         let mut logits = logits.to_vec();
         self.penalise(&mut logits);
-        let best = argmax(&logits)?;
-        if self.options.temperature == 0.0 {
-            return Ok(best);
-        }
-        let uniform = self.rng.random::<f64>();
-        let softmax = Tempered {
-            largest: logits[best as usize].into(),
-            temperature: self.options.temperature.into(),
+        self.draw().choose(&logits).ok_or(Error::NotFinite)
+    }
+
+    /// The next choice, for a backend to make. `None` where a penalty must see the logits first.
+    pub fn choice(&mut self) -> Option<Choice> {
+        (self.options.repetition_penalty == 1.0).then(|| self.draw())
+    }
+
+    fn draw(&mut self) -> Choice {
+        let SamplingOptions {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            ..
+        } = self.options;
+        let uniform = match temperature {
+            0.0 => 0.0,
+            _ => self.rng.random::<f64>(),
         };
-        Ok(if self.options.keeps_all() {
-            let weights = (0..).zip(&logits);
-            pick(
-                weights.map(|(id, &logit)| (softmax.weight(logit), id)),
-                uniform,
-            )
-        } else {
-            pick(
-                softmax.survivors(&logits, &self.options).into_iter(),
-                uniform,
-            )
-        })
+        Choice {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            uniform,
+        }
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -171,79 +167,6 @@ impl Sampler {
             }
         }
     }
-}
-
-/// The id of the largest logit, the lowest of equals.
-///
-/// # Errors
-/// [`Error::NotFinite`] if a logit is NaN or +∞, or none is finite.
-pub fn argmax(logits: &[f32]) -> Result<u32, Error> {
-    let mut best = None;
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return Err(Error::NotFinite);
-        }
-        if logit > best.map_or(f32::NEG_INFINITY, |(_, value)| value) {
-            best = Some((id, logit));
-        }
-    }
-    best.map(|(id, _)| id as u32).ok_or(Error::NotFinite)
-}
-
-/// A softmax with temperature, not normalised: the most probable token has weight 1.
-struct Tempered {
-    largest: f64,
-    temperature: f64,
-}
-
-impl Tempered {
-    fn weight(&self, logit: f32) -> f64 {
-        ((f64::from(logit) - self.largest) / self.temperature).exp()
-    }
-
-    /// The tokens that all filters keep and their weights, most probable first. There is at least one.
-    fn survivors(&self, logits: &[f32], options: &SamplingOptions) -> Vec<(f64, u32)> {
-        let mut ranked = Ranked::new(logits);
-        let limit = match options.top_k {
-            0 => ranked.len(),
-            k => k.min(ranked.len()),
-        };
-        let enough = if options.top_p == 1.0 {
-            f64::INFINITY
-        } else if limit < ranked.len() {
-            let total: f64 = (0..limit).map(|rank| self.weight(ranked.at(rank).0)).sum();
-            f64::from(options.top_p) * total
-        } else {
-            let total: f64 = logits.iter().map(|&logit| self.weight(logit)).sum();
-            f64::from(options.top_p) * total
-        };
-        let (mut kept, mut mass) = (Vec::new(), 0.0);
-        for rank in 0..limit {
-            let (logit, id) = ranked.at(rank);
-            let weight = self.weight(logit);
-            if mass >= enough || weight < f64::from(options.min_p) {
-                break;
-            }
-            mass += weight;
-            kept.push((weight, id));
-        }
-        kept
-    }
-}
-
-/// The token in whose share of the weights, laid end to end, the fraction `uniform` of their sum falls.
-fn pick(weights: impl Iterator<Item = (f64, u32)> + Clone, uniform: f64) -> u32 {
-    let target = uniform * weights.clone().map(|(weight, _)| weight).sum::<f64>();
-    let (mut upto, mut last) = (0.0, 0);
-    for (weight, id) in weights.filter(|&(weight, _)| weight > 0.0) {
-        upto += weight;
-        last = id;
-        if target < upto {
-            break;
-        }
-    }
-    // Rounding can leave the target a hair above the last sum: then it falls to the last token with any weight.
-    last
 }
 
 #[cfg(test)]

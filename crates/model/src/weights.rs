@@ -79,15 +79,16 @@ impl Weights for Checkpoint {
     fn linear(&self, prefix: &str, shape: LinearShape) -> Result<LinearWeights, Error> {
         match Checkpoint::linear(self, prefix, shape.in_features, shape.out_features)? {
             StoredLinear::Dense { weight, bias } => Ok(LinearWeights::Dense {
-                weight: matrix(weight, shape.out_features, shape.in_features)?,
+                weight: dense_weights(&weight, shape.out_features, shape.in_features)?,
                 bias,
             }),
             StoredLinear::Trellis(packed) => Ok(LinearWeights::Trellis(Arc::new(packed))),
+            StoredLinear::Grouped(grouped) => Ok(LinearWeights::Grouped(Arc::new(grouped))),
         }
     }
 
     fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<DenseWeights, Error> {
-        matrix(self.matrix(name, rows, cols)?, rows, cols)
+        dense_weights(&self.matrix(name, rows, cols)?, rows, cols)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
@@ -99,8 +100,15 @@ impl Weights for Checkpoint {
     }
 }
 
-/// The same values under the backend's type; both share one owner.
-fn matrix(tensor: DenseTensor, rows: usize, cols: usize) -> Result<DenseWeights, Error> {
+/// The values of `tensor` under the backend's type, as a matrix; both share one owner.
+///
+/// # Errors
+/// If there are not `rows × cols` of them.
+pub fn dense_weights(
+    tensor: &DenseTensor,
+    rows: usize,
+    cols: usize,
+) -> Result<DenseWeights, Error> {
     let data = match tensor.data() {
         Stored::F32(values) => DenseData::F32(Arc::clone(values)),
         Stored::F16(values) => DenseData::F16(Arc::clone(values)),

@@ -1,69 +1,169 @@
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use treillage_backend::{Quantization, RouteWeighting};
+use treillage_checkpoint::ModelConfig;
+use treillage_gptq::Rotation;
 use treillage_model::{
-    Block,
+    Block, BlockMoments, Weights,
     plan::{BlockPlan, Input, LinearPlan},
 };
 
 use crate::{
-    Capture, Error, Event, ExpertTokens,
-    encode::{Encoder, QuantizedLinear},
+    Capture, Error, Event, ExpertTokens, Recipe,
+    coder::Coder,
+    encode::{Encoder, InputPlan, QuantizedLinear},
     overlay::Overlay,
     statistics::Statistics,
     stream::Stream,
+    trial::{self, Split},
 };
 
+/// One calibration row of so many is held back while a rotation is chosen.
+const HELD_BACK: usize = 8;
+
 impl<B: Quantization> Encoder<'_, B> {
-    /// Encodes the linears of block `index`, stage by stage, on the inputs that `stream` gives it.
+    /// Encodes the linears of block `index`, stage by stage, on the inputs that `stream` gives it. Inputs are rotated
+    /// with one of `rotations`, each kind with the best for it.
     pub(crate) fn block(
         &mut self,
         index: usize,
         stages: &[Vec<&LinearPlan>],
         stream: &Stream,
+        rotations: &[Rotation],
         events: &mut dyn FnMut(Event),
     ) -> Result<Vec<QuantizedLinear>, Error> {
         let mut overlay = Overlay::new(self.source);
         let mut quantized = Vec::new();
         for (pass, stage) in stages.iter().enumerate() {
-            let statistics = self.capture(index, pass, stage, stream, &overlay, events)?;
-            let encoded = self.encode(stage, |input| statistics.of(input), events)?;
+            let mut rows = 0;
+            let mut forwarded = || {
+                rows += 1;
+                events(Event::Forwarded {
+                    block: index,
+                    pass,
+                    rows,
+                });
+            };
+            let watched = Watched::load(self, &overlay, index)?;
+            let (statistics, chosen) = match (self.coder, rotations) {
+                (Coder::Grouped { config, .. }, [_, _, ..]) => {
+                    let held_back = |row| is_held_back(row, stream.len());
+                    let fit = watched.observe(stage, stream, |r| !held_back(r), &mut forwarded)?;
+                    let held_out = watched.observe(stage, stream, held_back, &mut forwarded)?;
+                    let split = Split { fit, held_out };
+                    let mut chosen = BTreeMap::new();
+                    for linears in kinds(stage) {
+                        let errors =
+                            trial::errors(self.source, &linears, &split, None, rotations, config)?;
+                        let best = errors.map(|errors| trial::best(rotations, &errors));
+                        let kind = trial::kind(linears[0].input());
+                        chosen.insert(kind, best.unwrap_or_default());
+                    }
+                    let Split { mut fit, held_out } = split;
+                    fit.merge(held_out)?;
+                    (fit, chosen)
+                }
+                _ => {
+                    let all = watched.observe(stage, stream, |_| true, &mut forwarded)?;
+                    (all, BTreeMap::new())
+                }
+            };
+            drop(watched);
+            let only = rotations.first().copied().unwrap_or_default();
+            let input = |input| {
+                Ok(InputPlan {
+                    calibration: statistics.of(input)?,
+                    rotation: *chosen.get(&trial::kind(input)).unwrap_or(&only),
+                })
+            };
+            let encoded = self.encode(index, stage, input, events)?;
             for linear in &encoded {
-                overlay.insert(linear.summary.prefix.clone(), Arc::clone(&linear.packed));
+                overlay.insert(linear.summary.prefix.clone(), linear.codes.clone());
             }
             quantized.extend(encoded);
         }
         Ok(quantized)
     }
+}
 
-    /// Sends all rows through the block as it is by now, and takes what the linears of `stage` read.
-    fn capture(
-        &self,
+/// Whether a row of so many is held back; a single one is not.
+fn is_held_back(row: usize, rows: usize) -> bool {
+    match rows {
+        0..HELD_BACK => rows > 1 && row + 1 == rows,
+        _ => (row + 1).is_multiple_of(HELD_BACK),
+    }
+}
+
+/// `linears` by the kind of their input.
+pub(crate) fn kinds<'p>(linears: &[&'p LinearPlan]) -> Vec<Vec<&'p LinearPlan>> {
+    let mut kinds: BTreeMap<Input, Vec<&LinearPlan>> = BTreeMap::new();
+    for linear in linears {
+        kinds
+            .entry(trial::kind(linear.input()))
+            .or_default()
+            .push(linear);
+    }
+    kinds.into_values().collect()
+}
+
+/// A block that gathers what its linears read.
+pub(crate) struct Watched<'a, B: Quantization> {
+    backend: &'a B,
+    block: Block<B>,
+    moments: BlockMoments<B::Moments>,
+    experts: ExpertTokens,
+}
+
+impl<'a, B: Quantization> Watched<'a, B> {
+    fn load(encoder: &Encoder<'a, B>, weights: &dyn Weights, index: usize) -> Result<Self, Error> {
+        let model = encoder.source.source().config();
+        Self::new(
+            encoder.backend,
+            weights,
+            model,
+            &encoder.options.recipe,
+            index,
+        )
+    }
+
+    /// Block `index` of the model that `model` describes.
+    pub(crate) fn new(
+        backend: &'a B,
+        weights: &dyn Weights,
+        model: &ModelConfig,
+        recipe: &Recipe,
         index: usize,
-        pass: usize,
-        stage: &[&LinearPlan],
-        stream: &Stream,
-        overlay: &Overlay<'_>,
-        events: &mut dyn FnMut(Event),
-    ) -> Result<Statistics, Error> {
-        let experts = self.options.recipe.experts;
-        let config = self.source.config();
-        let everywhere = config.with_all_experts();
-        let (config, weighting) = match experts {
+    ) -> Result<Self, Error> {
+        let everywhere = model.with_all_experts();
+        let (model, weighting) = match recipe.experts {
             ExpertTokens::All => (&everywhere, RouteWeighting::Uniform),
-            ExpertTokens::Routed { weighting, .. } => (config, weighting),
+            ExpertTokens::Routed { weighting, .. } => (model, weighting),
         };
-        let mut block = Block::load(self.backend, overlay, config, index)?;
-        let moments = block.watch(self.backend, weighting)?;
-        stream.observe(self.backend, &block, |row| {
-            events(Event::Forwarded {
-                block: index,
-                pass,
-                rows: row + 1,
-            });
-        })?;
-        let inputs = stage.iter().map(|linear| linear.input());
-        Statistics::take(self.backend, &moments, inputs, experts)
+        let mut block = Block::load(backend, weights, model, index)?;
+        Ok(Self {
+            backend,
+            moments: block.watch(backend, weighting)?,
+            block,
+            experts: recipe.experts,
+        })
+    }
+
+    /// The block.
+    pub(crate) fn block(&self) -> &Block<B> {
+        &self.block
+    }
+
+    /// Sends the rows that `which` says through the block, and takes what `linears` read of them.
+    pub(crate) fn observe(
+        &self,
+        linears: &[&LinearPlan],
+        stream: &Stream,
+        which: impl Fn(usize) -> bool,
+        after_row: &mut dyn FnMut(),
+    ) -> Result<Statistics, Error> {
+        stream.observe(self.backend, &self.block, which, after_row)?;
+        let inputs = linears.iter().map(|linear| linear.input());
+        Statistics::take(self.backend, &self.moments, inputs, self.experts)
     }
 }
 
@@ -82,4 +182,15 @@ pub(crate) fn stages(plan: &BlockPlan, capture: Capture) -> Vec<Vec<&LinearPlan>
     }
     stages.retain(|linears| !linears.is_empty());
     stages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_held_back;
+
+    #[test]
+    fn some_rows_are_held_back_and_never_all() {
+        let held = |rows: usize| (0..rows).filter(|&row| is_held_back(row, rows)).count();
+        assert_eq!([0, 1, 2, 7, 8, 15, 16].map(held), [0, 0, 1, 1, 1, 1, 2]);
+    }
 }

@@ -15,6 +15,13 @@ pub enum Event {
         /// Calibration rows.
         rows: usize,
     },
+    /// A block's turn has come to be looked at, to choose rotations for the whole model before any of it is encoded.
+    Surveyed {
+        /// Counted from 0.
+        block: usize,
+        /// Transformer blocks.
+        blocks: usize,
+    },
     /// A block's turn has come. Finished ones are only forwarded through.
     Block {
         /// Counted from 0; the head counts as the one after the last.

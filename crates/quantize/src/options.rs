@@ -2,42 +2,40 @@ use serde::{Deserialize, Serialize};
 use treillage_backend::RouteWeighting;
 use treillage_trellis::{Bits, Codebook, EncodeConfig, HessianMetric, OutScales};
 
-use crate::{Error, serde_foreign as foreign};
+use crate::{Error, GptqOptions, serde_foreign as foreign};
 
 /// What to make of a checkpoint. Serialisable, so that a run can be repeated and a resumed one compared with its start.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Options {
-    /// Average over the linears of all blocks, 1 to 8. A fraction is spent by [`treillage_moe::allocate`].
-    pub bits_per_weight: f64,
-    /// Rate of the head, which is outside that average.
-    pub head_bits: HeadBits,
-    /// One codebook for the whole model: kernels that take several linears at once want that.
-    #[serde(with = "foreign::codebook")]
-    pub codebook: Codebook,
-    /// Whether each output channel gets a scale of its own.
-    #[serde(with = "foreign::OutScalesName")]
-    pub out_scales: OutScales,
-    /// Seed of the random signs of every linear.
+    /// What linears become.
+    #[serde(flatten)]
+    pub method: Method,
+    /// Seed of whatever is random: the signs of every trellis-coded linear.
+    #[serde(default)]
     pub seed: u64,
     /// How errors are measured and tokens counted.
+    #[serde(default)]
     pub recipe: Recipe,
 }
 
-impl Default for Options {
-    fn default() -> Self {
+impl Options {
+    /// Trellis codes by our recipe.
+    pub fn trellis(options: TrellisOptions) -> Self {
         Self {
-            bits_per_weight: 3.0,
-            head_bits: HeadBits::default(),
-            codebook: Codebook::default(),
-            out_scales: OutScales::default(),
-            seed: 0,
-            recipe: Recipe::default(),
+            method: Method::Trellis(options),
+            ..Self::default()
         }
     }
-}
 
-impl Options {
+    /// Codes with a scale per group by our recipe.
+    pub fn mr_gptq(options: GptqOptions) -> Self {
+        Self {
+            method: Method::MrGptq(options),
+            recipe: Recipe::mr_gptq(),
+            ..Self::default()
+        }
+    }
+
     /// Refuses numbers that make no sense; the rates check themselves.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let shrinkage = match self.recipe.experts {
@@ -54,18 +52,79 @@ impl Options {
         }
         Ok(())
     }
+}
 
+/// What linears become. All else about a run is the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case")]
+pub enum Method {
+    /// Trellis codes, in the EXL3 format.
+    Trellis(TrellisOptions),
+    /// Integers or four-bit floats with a scale per group, in the formats of other engines.
+    MrGptq(GptqOptions),
+}
+
+impl Default for Method {
+    fn default() -> Self {
+        Self::Trellis(TrellisOptions::default())
+    }
+}
+
+impl Method {
+    /// Whether the head is encoded too.
+    pub(crate) fn encodes_head(&self) -> bool {
+        match self {
+            Method::Trellis(options) => options.head_bits != HeadBits::Keep,
+            Method::MrGptq(_) => false,
+        }
+    }
+}
+
+/// What a trellis-coded checkpoint is to be like.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrellisOptions {
+    /// Average over the linears of all blocks, 1 to 8. A fraction is spent by [`treillage_moe::allocate`].
+    pub bits_per_weight: f64,
+    /// Rate of the head, which is outside that average.
+    pub head_bits: HeadBits,
+    /// One codebook for the whole model: kernels that take several linears at once want that.
+    #[serde(with = "foreign::name")]
+    pub codebook: Codebook,
+    /// Whether each output channel gets a scale of its own.
+    #[serde(with = "foreign::OutScalesName")]
+    pub out_scales: OutScales,
+}
+
+impl Default for TrellisOptions {
+    fn default() -> Self {
+        Self {
+            bits_per_weight: 3.0,
+            head_bits: HeadBits::default(),
+            codebook: Codebook::default(),
+            out_scales: OutScales::default(),
+        }
+    }
+}
+
+impl TrellisOptions {
     /// The encoder's settings for the linear stored under `prefix`.
-    pub(crate) fn encode_config(&self, prefix: &str, bits: Bits) -> EncodeConfig {
+    pub(crate) fn config(
+        &self,
+        prefix: &str,
+        bits: Bits,
+        recipe: &Recipe,
+        seed: u64,
+    ) -> EncodeConfig {
         EncodeConfig {
             out_scales: self.out_scales,
-            metric: self.recipe.metric,
-            refit: self.recipe.refit,
-            damping: self.recipe.damping,
+            metric: recipe.metric,
+            refit: recipe.refit,
+            damping: recipe.damping,
             ..EncodeConfig::new(
                 bits,
                 self.codebook,
-                self.seed ^ crate::hash::fnv1a(prefix.as_bytes()),
+                seed ^ crate::hash::fnv1a(prefix.as_bytes()),
             )
         }
     }
@@ -117,10 +176,10 @@ impl From<HeadBits> for u8 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
-    /// What part of a linear's input scale its Hessian is rotated with.
+    /// Trellis only: what part of a linear's input scale its Hessian is rotated with.
     #[serde(with = "foreign::HessianMetricName")]
     pub metric: HessianMetric,
-    /// Whether input and output scales are refitted after encoding.
+    /// Trellis only: whether input and output scales are refitted after encoding.
     pub refit: bool,
     /// Added to the Hessian's diagonal, as a fraction of its mean.
     pub damping: f32,
@@ -143,6 +202,14 @@ impl Recipe {
                 weighting: RouteWeighting::Squared,
                 shrinkage: 1.0,
             },
+        }
+    }
+
+    /// [`treillage`](Self::treillage) with the damping that GPTQ is used to.
+    pub fn mr_gptq() -> Self {
+        Self {
+            damping: 0.01,
+            ..Self::treillage()
         }
     }
 

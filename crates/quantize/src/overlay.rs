@@ -1,28 +1,28 @@
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use treillage_backend::{DenseWeights, LinearShape, LinearWeights};
-use treillage_checkpoint::Checkpoint;
 use treillage_model::Weights;
-use treillage_trellis::PackedLinear;
 
-/// A checkpoint in which some linears are already quantized.
+use crate::{Folded, coder::Codes};
+
+/// The original in which some linears are already quantized.
 pub(crate) struct Overlay<'a> {
-    source: &'a Checkpoint,
-    quantized: HashMap<String, Arc<PackedLinear>>,
+    source: &'a Folded<'a>,
+    quantized: HashMap<String, Codes>,
 }
 
 impl<'a> Overlay<'a> {
     /// `source` as it is.
-    pub(crate) fn new(source: &'a Checkpoint) -> Self {
+    pub(crate) fn new(source: &'a Folded<'a>) -> Self {
         Self {
             source,
             quantized: HashMap::new(),
         }
     }
 
-    /// Puts `linear` in the place of the original under `prefix`.
-    pub(crate) fn insert(&mut self, prefix: String, linear: Arc<PackedLinear>) {
-        self.quantized.insert(prefix, linear);
+    /// Puts `codes` in the place of the original under `prefix`.
+    pub(crate) fn insert(&mut self, prefix: String, codes: Codes) {
+        self.quantized.insert(prefix, codes);
     }
 }
 
@@ -33,7 +33,7 @@ impl Weights for Overlay<'_> {
         shape: LinearShape,
     ) -> Result<LinearWeights, treillage_model::Error> {
         match self.quantized.get(prefix) {
-            Some(linear) => Ok(LinearWeights::Trellis(Arc::clone(linear))),
+            Some(codes) => Ok(codes.weights()),
             None => Weights::linear(self.source, prefix, shape),
         }
     }

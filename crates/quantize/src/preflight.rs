@@ -44,8 +44,8 @@ fn check_finite(source: &Checkpoint, names: &[String]) -> Result<(), Error> {
 fn check_linear(source: &Checkpoint, plan: &LinearPlan) -> Result<(), Error> {
     let shape = plan.shape;
     let stored = source.linear(&plan.prefix, shape.in_features, shape.out_features)?;
-    if let StoredLinear::Dense { weight, .. } = stored {
-        weight.check_finite()?;
+    match stored {
+        StoredLinear::Dense { weight, .. } => Ok(weight.check_finite()?),
+        _ => Err(Error::AlreadyQuantized(plan.prefix.clone())),
     }
-    Ok(())
 }

@@ -4,7 +4,7 @@ use treillage_model::plan::{ModelPlan, Role};
 use treillage_moe::{Part, RateGroup, allocate};
 use treillage_trellis::Bits;
 
-use crate::{Error, HeadBits, Options};
+use crate::{Error, HeadBits, TrellisOptions};
 
 /// Bits per weight of every linear that is to be quantized.
 pub(crate) struct Rates {
@@ -15,7 +15,7 @@ pub(crate) struct Rates {
 impl Rates {
     /// Spends the average that `options` ask for over the linears of the blocks: those with one input move together, and all gates, ups and
     /// downs of a layer's experts, as kernels that run several experts at once want one rate.
-    pub(crate) fn new(plan: &ModelPlan, options: &Options) -> Result<Self, Error> {
+    pub(crate) fn new(plan: &ModelPlan, options: &TrellisOptions) -> Result<Self, Error> {
         let mut groups: Vec<RateGroup> = Vec::new();
         let mut members: Vec<(&str, usize)> = Vec::new();
         for block in &plan.blocks {
@@ -78,7 +78,7 @@ impl Kind {
             Role::Query | Role::Key | Role::Value => Kind::AttentionInput,
             Role::AttentionOutput => Kind::AttentionOutput,
             Role::Gate | Role::Up => Kind::MlpInput,
-            Role::Down | Role::Head => Kind::MlpOutput,
+            Role::Down | Role::Router | Role::Head => Kind::MlpOutput,
             Role::ExpertGate | Role::ExpertUp | Role::ExpertDown => Kind::Experts,
         }
     }

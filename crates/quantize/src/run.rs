@@ -2,19 +2,21 @@ use std::path::Path;
 
 use treillage_backend::Quantization;
 use treillage_checkpoint::{Checkpoint, Quantization as Quantized};
+use treillage_gptq::Rotation;
 use treillage_model::{
     Block, Embedding, Head,
     plan::{self, BlockPlan, ModelPlan},
 };
 
 use crate::{
-    CalibrationTokens, Error, Event, HeadBits, Options, Summary,
+    CalibrationTokens, Error, Event, Folded, Method, Options, Summary,
     block::stages,
-    encode::Encoder,
+    coder::Coder,
+    encode::{Encoder, InputPlan},
     preflight,
-    rates::Rates,
     statistics::Calibration,
     stream::Stream,
+    survey::{Rotations, Survey},
     work::{Group, Work},
 };
 
@@ -39,15 +41,40 @@ pub fn quantize<B: Quantization>(
 ) -> Result<Summary, Error> {
     options.check()?;
     let source = Checkpoint::open(source)?;
-    if source.quantization() == Some(&Quantized::Exl3) {
+    if !matches!(source.quantization(), None | Some(Quantized::Fp8 { .. })) {
         return Err(Error::AlreadyQuantized(source.dir().display().to_string()));
     }
     let plan = plan::plan(source.config());
-    let rates = Rates::new(&plan, options)?;
+    let coder = Coder::new(options, &plan, source.config())?;
+    let fixed = fixed_rotations(&source, &plan, options)?;
     preflight::check(backend, &source, &plan)?;
-    let work = Work::open(out, &source, &plan, tokens, options)?;
+    let mut work = Work::open(out, &source, &plan, tokens, options)?;
+    if !work.is_complete() {
+        announce(&work, &plan, tokens, options, events);
+    }
+    let rotations = match (fixed, &coder, &options.method) {
+        (None, Coder::Grouped { config, .. }, Method::MrGptq(gptq)) if !work.is_complete() => {
+            let survey = Survey {
+                backend,
+                source: &source,
+                plan: &plan,
+                tokens,
+                recipe: &options.recipe,
+                options: gptq,
+                config,
+            };
+            work.rotations(|| survey.run(events))?
+        }
+        (fixed, ..) => fixed.unwrap_or_default(),
+    };
+    work.set_online_rotation(rotations.online_block());
+    let folded = Folded::new(&source, &plan, rotations.fold.clone())?;
     let mut run = Run {
-        encoder: Encoder::new(backend, &source, options, &rates),
+        encoder: Encoder::new(backend, &folded, options, &coder),
+        rotations: match &options.method {
+            Method::Trellis(_) => Vec::new(),
+            Method::MrGptq(gptq) => rotations.online(gptq.rotation),
+        },
         work,
         tokens,
         events,
@@ -58,7 +85,7 @@ pub fn quantize<B: Quantization>(
     (run.events)(Event::Assembling);
     let summary = Summary {
         options: options.clone(),
-        bits_per_weight: rates.average(),
+        bits_per_weight: coder.bits_per_weight(),
         rows: tokens.rows().len(),
         requested_rows: tokens.requested_rows(),
         cols: tokens.cols(),
@@ -68,9 +95,48 @@ pub fn quantize<B: Quantization>(
     Ok(summary)
 }
 
+/// The rotations of a run, if its options settle them.
+fn fixed_rotations(
+    source: &Checkpoint,
+    plan: &ModelPlan,
+    options: &Options,
+) -> Result<Option<Rotations>, Error> {
+    let fixed = match &options.method {
+        Method::Trellis(_) => Some(Rotations::default()),
+        Method::MrGptq(gptq) => Rotations::fixed(gptq, plan, source.config().attention.head_dim),
+    };
+    if let Some(rotations) = &fixed {
+        // Refused now, if it does not fit.
+        Folded::new(source, plan, rotations.fold.clone())?;
+    }
+    Ok(fixed)
+}
+
+fn announce(
+    work: &Work<'_>,
+    plan: &ModelPlan,
+    tokens: &CalibrationTokens,
+    options: &Options,
+    events: &mut dyn FnMut(Event),
+) {
+    let left = |block: &&BlockPlan| !work.has(Group::Block(block.index));
+    let left: Vec<&BlockPlan> = plan.blocks.iter().filter(left).collect();
+    let head = Some(&plan.head).filter(|_| options.method.encodes_head());
+    let linears = left.iter().flat_map(|block| &block.linears).chain(head);
+    events(Event::Started {
+        blocks: plan.blocks.len(),
+        finished: plan.blocks.len() - left.len(),
+        linears: linears.clone().count(),
+        weights: linears.map(|linear| linear.shape.weights() as u64).sum(),
+        rows: tokens.rows().len(),
+    });
+}
+
 /// A run in progress.
 struct Run<'a, B> {
     encoder: Encoder<'a, B>,
+    /// What linears may rotate their inputs with.
+    rotations: Vec<Rotation>,
     work: Work<'a>,
     tokens: &'a CalibrationTokens,
     events: &'a mut dyn FnMut(Event),
@@ -79,14 +145,13 @@ struct Run<'a, B> {
 impl<B: Quantization> Run<'_, B> {
     /// Takes to disk what is not there yet, group by group.
     fn model(&mut self, plan: &ModelPlan) -> Result<(), Error> {
-        self.announce(plan);
         let (backend, source) = (self.encoder.backend, self.encoder.source);
-        let config = source.config();
+        let config = source.source().config();
         let embedding = Embedding::load(backend, source, config)?;
         let mut stream = Stream::embed(backend, &embedding, self.tokens, config.hidden_size)?;
         drop(embedding);
         if !self.work.has(Group::Embedding) {
-            self.work.write_embedding()?;
+            self.work.write_embedding(source)?;
         }
         for block in &plan.blocks {
             self.block(block, &mut stream)?;
@@ -95,20 +160,6 @@ impl<B: Quantization> Run<'_, B> {
             true => Ok(()),
             false => self.head(plan, &stream),
         }
-    }
-
-    fn announce(&mut self, plan: &ModelPlan) {
-        let left = |block: &&BlockPlan| !self.work.has(Group::Block(block.index));
-        let left: Vec<&BlockPlan> = plan.blocks.iter().filter(left).collect();
-        let head = Some(&plan.head).filter(|_| self.encoder.options.head_bits != HeadBits::Keep);
-        let linears = left.iter().flat_map(|block| &block.linears).chain(head);
-        (self.events)(Event::Started {
-            blocks: plan.blocks.len(),
-            finished: plan.blocks.len() - left.len(),
-            linears: linears.clone().count(),
-            weights: linears.map(|linear| linear.shape.weights() as u64).sum(),
-            rows: self.tokens.rows().len(),
-        });
     }
 
     /// Quantizes a block, unless that was done before, and moves the stream behind it.
@@ -125,13 +176,15 @@ impl<B: Quantization> Run<'_, B> {
             passes: captures + 1,
         });
         if captures > 0 {
-            let linears = self.encoder.block(index, &stages, stream, self.events)?;
-            self.work.write_block(plan, &linears)?;
+            let rotations = &self.rotations;
+            let encoder = &mut self.encoder;
+            let linears = encoder.block(index, &stages, stream, rotations, self.events)?;
+            self.work.write_block(source, plan, &linears)?;
             (self.events)(Event::Finished { block: index });
         }
         // From disk, so that a run that finds the block there computes the same.
         let written = self.work.written(group)?;
-        let block = Block::load(backend, &written, source.config(), index)?;
+        let block = Block::load(backend, &written, source.source().config(), index)?;
         stream.advance(backend, &block, index, |row| {
             (self.events)(Event::Forwarded {
                 block: index,
@@ -139,19 +192,19 @@ impl<B: Quantization> Run<'_, B> {
                 rows: row + 1,
             });
         })?;
-        source.evict(&format!("model.layers.{index}."));
+        source.source().evict(&format!("model.layers.{index}."));
         Ok(())
     }
 
     /// Quantizes the head, or keeps it.
     fn head(&mut self, plan: &ModelPlan, stream: &Stream) -> Result<(), Error> {
         let (backend, source) = (self.encoder.backend, self.encoder.source);
-        if self.encoder.options.head_bits == HeadBits::Keep {
-            return self.work.keep_head(&plan.head);
+        if !self.encoder.options.method.encodes_head() {
+            return self.work.keep_head(source, &plan.head);
         }
         let index = plan.blocks.len();
         (self.events)(Event::Block { index, passes: 1 });
-        let (head, moments) = Head::probe(backend, source, source.config())?;
+        let (head, moments) = Head::probe(backend, source, source.source().config())?;
         for (row, x) in stream.rows(backend).enumerate() {
             head.forward(backend, &x?)?;
             (self.events)(Event::Forwarded {
@@ -162,9 +215,14 @@ impl<B: Quantization> Run<'_, B> {
         }
         let hessian = backend.take_moments(&moments)?;
         let calibration = Calibration::new(&hessian, hessian.rows(), None);
-        let encoded =
-            self.encoder
-                .encode(&[&plan.head], |_| Ok(calibration.clone()), self.events)?;
-        self.work.write_head(&encoded)
+        let input = |_| {
+            Ok(InputPlan {
+                calibration: calibration.clone(),
+                rotation: Rotation::None,
+            })
+        };
+        let encoder = &mut self.encoder;
+        let encoded = encoder.encode(index, &[&plan.head], input, self.events)?;
+        self.work.write_head(source, &encoded)
     }
 }

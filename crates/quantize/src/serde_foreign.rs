@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use treillage_backend::RouteWeighting;
+use treillage_gptq::{ScaleRule, Solver};
 use treillage_trellis::{HessianMetric, OutScales};
 
 #[derive(Serialize, Deserialize)]
@@ -26,21 +27,36 @@ pub(crate) enum RouteWeightingName {
     Squared,
 }
 
-/// A codebook by its name.
-pub(crate) mod codebook {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-    use treillage_trellis::Codebook;
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Solver", rename_all = "snake_case")]
+pub(crate) enum SolverName {
+    Rtn,
+    Gptq,
+}
 
-    pub(crate) fn serialize<S: Serializer>(
-        codebook: &Codebook,
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ScaleRule", rename_all = "snake_case")]
+pub(crate) enum ScaleRuleName {
+    Minmax,
+    Mse,
+}
+
+/// Whatever is written as its name and read from it.
+pub(crate) mod name {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(
+        value: &T,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(codebook.name())
+        serializer.collect_str(value)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<Codebook, D::Error> {
+    ) -> Result<T, D::Error> {
         String::deserialize(deserializer)?
             .parse()
             .map_err(D::Error::custom)

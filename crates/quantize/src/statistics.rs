@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use nalgebra::DMatrix;
 use treillage_backend::Quantization;
@@ -45,7 +48,12 @@ impl Statistics {
                 statistics.add::<B>(backend, moments, Input::FeedForward)?;
             }
         }
-        let mut downs = statistics
+        statistics.sum_downs()?;
+        Ok(statistics)
+    }
+
+    fn sum_downs(&mut self) -> Result<(), Error> {
+        let mut downs = self
             .gathered
             .iter()
             .filter(|(input, _)| matches!(input, Input::ExpertDown(_)))
@@ -53,9 +61,34 @@ impl Statistics {
         if let Some(first) = downs.next() {
             let mut all = first.clone();
             downs.try_for_each(|hessian| all.merge(hessian))?;
-            statistics.all_downs = Some(all);
+            self.all_downs = Some(all);
         }
-        Ok(statistics)
+        Ok(())
+    }
+
+    /// Adds what `others` have gathered of the same inputs.
+    pub(crate) fn merge(&mut self, others: Self) -> Result<(), Error> {
+        for (input, other) in others.gathered {
+            match self.gathered.entry(input) {
+                Entry::Occupied(mut own) => {
+                    own.get_mut().merge(&other)?;
+                    own.get_mut().flush();
+                }
+                Entry::Vacant(none) => _ = none.insert(other),
+            }
+        }
+        self.sum_downs()
+    }
+
+    /// Tokens that `input` itself saw.
+    pub(crate) fn tokens(&self, input: Input) -> u64 {
+        self.gathered.get(&input).map_or(0, Hessian::rows)
+    }
+
+    /// What `input` itself saw, undrawn; `None` if that is nothing.
+    pub(crate) fn own(&self, input: Input) -> Option<DMatrix<f32>> {
+        let own = self.gathered.get(&input)?;
+        (own.count() > 0.0).then(|| own.mean())
     }
 
     fn add<B: Quantization>(

@@ -41,18 +41,28 @@ impl Stream {
             .map(|row| Ok(backend.upload(row, self.width)?))
     }
 
-    /// Sends every row through `block` and keeps nothing but what its watched linears gather.
+    /// Number of rows.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len() / (self.cols * self.width)
+    }
+
+    /// Sends the rows that `which` says through `block` and keeps nothing but what its watched linears gather.
     pub(crate) fn observe<B: Inference>(
         &self,
         backend: &B,
         block: &Block<B>,
-        mut after_row: impl FnMut(usize),
+        which: impl Fn(usize) -> bool,
+        mut after_row: impl FnMut(),
     ) -> Result<(), Error> {
         let mut cache = block.new_cache(backend, self.cols)?;
-        for (row, x) in self.rows(backend).enumerate() {
+        for (_, x) in self
+            .rows(backend)
+            .enumerate()
+            .filter(|(row, _)| which(*row))
+        {
             backend.truncate_cache(&mut cache, 0);
             block.forward(backend, &x?, &mut cache)?;
-            after_row(row);
+            after_row();
         }
         Ok(())
     }

@@ -1,15 +1,17 @@
 use serde::{Deserialize, Serialize};
-use treillage_model::plan::LinearPlan;
-use treillage_trellis::{Bits, EncodeReport, Fallback};
+use treillage_gptq::Rotation;
 
-use crate::{Options, statistics::Calibration};
+use crate::{
+    Options,
+    coder::{Job, Outcome},
+};
 
 /// What a run did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// What was asked for.
     pub options: Options,
-    /// Average bits per weight over the linears of all blocks, at most what was asked for.
+    /// Average bits per weight over the linears of all blocks, at most what was asked for; scales of groups count too.
     pub bits_per_weight: f64,
     /// Calibration rows used.
     pub rows: usize,
@@ -38,7 +40,7 @@ pub struct LinearSummary {
     pub in_features: usize,
     /// Width of its output.
     pub out_features: usize,
-    /// Bits per weight.
+    /// Bits per weight, scales apart.
     pub bits: usize,
     /// Error of its output relative to the output, `tr(Eᵀ H E) / tr(Wᵀ H W)`.
     pub relative_error: f64,
@@ -50,31 +52,36 @@ pub struct LinearSummary {
     pub damping: f32,
     /// Why it was encoded without feedback, if it was.
     pub fallback: Option<String>,
+    /// MR-GPTQ: inputs that are rotated together, by itself or by the model around it; `None` if they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<usize>,
+    /// MR-GPTQ: factorizations of its Hessian that it took, each but the last with too little damping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// MR-GPTQ: inputs that were never active, whose weights became zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_inputs: Option<usize>,
 }
 
 impl LinearSummary {
-    pub(crate) fn new(
-        plan: &LinearPlan,
-        bits: Bits,
-        report: &EncodeReport,
-        calibration: &Calibration,
-    ) -> Self {
+    pub(crate) fn new(job: &Job<'_>, outcome: Outcome, rotation: Rotation) -> Self {
+        let (plan, calibration) = (job.plan, &job.calibration);
         Self {
             prefix: plan.prefix.clone(),
             in_features: plan.shape.in_features,
             out_features: plan.shape.out_features,
-            bits: bits.get(),
-            relative_error: report.relative_error,
+            bits: outcome.bits,
+            relative_error: outcome.relative_error,
             tokens: calibration.tokens,
             shrinkage: calibration.shrinkage,
-            damping: report.damping,
-            fallback: report.fallback.map(|fallback| {
-                match fallback {
-                    Fallback::Uncalibrated => "no token reached it",
-                    Fallback::DegenerateHessian => "its Hessian is degenerate",
-                }
-                .to_owned()
-            }),
+            damping: outcome.damping,
+            fallback: outcome.fallback.map(str::to_owned),
+            rotation: match rotation {
+                Rotation::None => None,
+                Rotation::Block(block) => Some(block),
+            },
+            attempts: outcome.attempts,
+            dead_inputs: outcome.dead_inputs,
         }
     }
 

@@ -76,6 +76,21 @@ impl CalibrationTokens {
         self.ids.chunks_exact(self.cols)
     }
 
+    /// So many of the rows at most, evenly spread.
+    pub(crate) fn sample(&self, rows: usize) -> Self {
+        let all = self.rows().len();
+        let taken = rows.min(all);
+        let ids = (0..taken).flat_map(|row| {
+            let start = row * all / taken * self.cols;
+            &self.ids[start..start + self.cols]
+        });
+        Self {
+            ids: ids.copied().collect(),
+            cols: self.cols,
+            requested_rows: taken,
+        }
+    }
+
     /// Tokens of a row.
     pub fn cols(&self) -> usize {
         self.cols
@@ -123,6 +138,15 @@ mod tests {
         ));
         let tokens = CalibrationTokens::spread(&ids, 4, 10).unwrap();
         assert_eq!((tokens.rows().len(), tokens.requested_rows()), (2, 4));
+    }
+
+    #[test]
+    fn samples_are_spread_over_the_rows() {
+        let ids: Vec<u32> = (0..100).collect();
+        let tokens = CalibrationTokens::spread(&ids, 10, 10).unwrap();
+        let starts = |n| -> Vec<u32> { tokens.sample(n).rows().map(|row| row[0]).collect() };
+        assert_eq!(starts(3), [0, 30, 60]);
+        assert_eq!(starts(100).len(), 10);
     }
 
     proptest! {

@@ -4,13 +4,18 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use treillage_checkpoint::{
-    Checkpoint, DenseTensor, Exl3Settings, Exl3Writer, Module, write_atomically,
+use treillage_checkpoint::{Checkpoint, DenseTensor, Module, write_atomically};
+use treillage_model::{
+    Weights,
+    plan::{BlockPlan, EMBEDDING, FINAL_NORM, LinearPlan, ModelPlan},
 };
-use treillage_model::plan::{BlockPlan, EMBEDDING, FINAL_NORM, LinearPlan, ModelPlan};
 
-use crate::{CalibrationTokens, Error, LinearSummary, Options, encode::QuantizedLinear};
+use crate::{
+    CalibrationTokens, Error, Folded, LinearSummary, Options, encode::QuantizedLinear,
+    survey::Rotations, writer::Writer,
+};
 
 /// A part of the model that is written at once.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,7 +38,7 @@ impl fmt::Display for Group {
 /// What a run has put on disk. Each group is there as a whole or not at all, so that they alone tell how far an
 /// interrupted run came.
 pub(crate) struct Work<'a> {
-    writer: Exl3Writer,
+    writer: Writer,
     groups: Vec<Group>,
     source: &'a Checkpoint,
 }
@@ -47,19 +52,12 @@ impl<'a> Work<'a> {
         tokens: &CalibrationTokens,
         options: &Options,
     ) -> Result<Self, Error> {
-        let settings = Exl3Settings {
-            codebook: options.codebook,
-            calibration_rows: tokens.rows().len(),
-            calibration_cols: tokens.cols(),
-            out_scales: options.out_scales,
-            fingerprint: json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "source": identity(source.dir())?,
-                "tokens": format!("{:016x}", tokens.fingerprint()),
-                "options": options,
-            }),
-            ..Exl3Settings::default()
-        };
+        let fingerprint = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "source": identity(source.dir())?,
+            "tokens": format!("{:016x}", tokens.fingerprint()),
+            "options": options,
+        });
         let blocks = plan.blocks.iter().map(|block| Group::Block(block.index));
         let groups: Vec<Group> = [Group::Embedding]
             .into_iter()
@@ -68,7 +66,7 @@ impl<'a> Work<'a> {
             .collect();
         let names = groups.iter().map(Group::to_string).collect();
         Ok(Self {
-            writer: Exl3Writer::create_or_resume(out, settings, names)?,
+            writer: Writer::open(out, tokens, options, fingerprint, names)?,
             groups,
             source,
         })
@@ -85,30 +83,53 @@ impl<'a> Work<'a> {
         self.writer.pending().all(|pending| pending != name)
     }
 
+    /// The rotations that an earlier run of this work chose, or those that `choose` gives, from then on kept.
+    pub(crate) fn rotations(
+        &self,
+        choose: impl FnOnce() -> Result<Rotations, Error>,
+    ) -> Result<Rotations, Error> {
+        let path = self.writer.state_dir().join("rotations.json");
+        match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let rotations = choose()?;
+                write_atomically(&path, |out| Ok(serde_json::to_writer(out, &rotations)?))?;
+                Ok(rotations)
+            }
+            Err(source) => Err(Error::Read { path, source }),
+        }
+    }
+
+    /// From now on linears say what their inputs are rotated with, if they are: so many at a time.
+    pub(crate) fn set_online_rotation(&mut self, block: Option<usize>) {
+        self.writer.set_rotation(block);
+    }
+
     /// The model with the tensors of `group` as they were written, and no others.
     pub(crate) fn written(&self, group: Group) -> Result<Checkpoint, Error> {
         Ok(self.writer.written(&group.to_string(), self.source)?)
     }
 
-    /// Writes the embedding, as it is.
-    pub(crate) fn write_embedding(&self) -> Result<(), Error> {
-        let table = self.source.dense(EMBEDDING)?;
+    /// Writes the embedding of `source`.
+    pub(crate) fn write_embedding(&self, source: &Folded<'_>) -> Result<(), Error> {
+        let table = source.dense(EMBEDDING)?;
         let modules = [Module::Tensor(&table)];
         Ok(self
             .writer
             .write_group(&Group::Embedding.to_string(), &modules)?)
     }
 
-    /// Writes a block: what is kept of it, and its quantized linears.
+    /// Writes a block: what is kept of `source`, and its quantized linears.
     pub(crate) fn write_block(
         &self,
+        source: &Folded<'_>,
         plan: &BlockPlan,
         linears: &[QuantizedLinear],
     ) -> Result<(), Error> {
         let kept: Vec<DenseTensor> = plan
             .kept
             .iter()
-            .map(|name| self.source.dense(name))
+            .map(|name| source.dense(name))
             .collect::<Result<_, _>>()?;
         let kept = kept.iter().map(|tensor| {
             // Of the matrices only a router is not quantized.
@@ -126,8 +147,12 @@ impl<'a> Work<'a> {
     }
 
     /// Writes the final norm and the quantized head.
-    pub(crate) fn write_head(&self, head: &[QuantizedLinear]) -> Result<(), Error> {
-        let norm = self.source.dense(FINAL_NORM)?;
+    pub(crate) fn write_head(
+        &self,
+        source: &Folded<'_>,
+        head: &[QuantizedLinear],
+    ) -> Result<(), Error> {
+        let norm = source.dense(FINAL_NORM)?;
         let modules: Vec<_> = [Module::Tensor(&norm)]
             .into_iter()
             .chain(head.iter().map(module))
@@ -136,10 +161,10 @@ impl<'a> Work<'a> {
     }
 
     /// Writes the final norm and the head as it is; none, if the source has none but its embedding.
-    pub(crate) fn keep_head(&self, plan: &LinearPlan) -> Result<(), Error> {
-        let norm = self.source.dense(FINAL_NORM)?;
-        let head = match self.source.has_linear(&plan.prefix) {
-            true => Some(self.source.dense(&format!("{}.weight", plan.prefix))?),
+    pub(crate) fn keep_head(&self, source: &Folded<'_>, plan: &LinearPlan) -> Result<(), Error> {
+        let norm = source.dense(FINAL_NORM)?;
+        let head = match source.has_linear(&plan.prefix) {
+            true => Some(source.dense(&format!("{}.weight", plan.prefix))?),
             false => None,
         };
         let head = head.as_ref().map(|weight| Module::Linear {
@@ -171,7 +196,7 @@ impl<'a> Work<'a> {
         for &group in &self.groups {
             let path = self.summary_path(group);
             match fs::read(&path) {
-                Ok(bytes) => all.extend(parse(&path, &bytes)?),
+                Ok(bytes) => all.extend(parse::<Vec<LinearSummary>>(&path, &bytes)?),
                 // The embedding has none, nor has any group once an earlier process assembled the checkpoint.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(Error::Read { path, source }),
@@ -191,13 +216,10 @@ impl<'a> Work<'a> {
 }
 
 fn module(linear: &QuantizedLinear) -> Module<'_> {
-    Module::Trellis {
-        name: &linear.summary.prefix,
-        linear: &linear.packed,
-    }
+    linear.codes.module(&linear.summary.prefix)
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<LinearSummary>, Error> {
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|e| Error::Read {
         path: path.to_owned(),
         source: e.into(),

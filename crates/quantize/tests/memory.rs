@@ -13,7 +13,8 @@ use std::{
 };
 
 use support::{Shape, stub::Stub};
-use treillage_quantize::{HeadBits, Options, quantize};
+use treillage_gptq::{Format, Rotation, ScaleRule, Solver};
+use treillage_quantize::{GptqOptions, HeadBits, Options, RotationRule, TrellisOptions, quantize};
 
 /// The system's allocator, with a count of the bytes in use.
 struct Counting;
@@ -41,7 +42,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Peak of the bytes allocated while a model of so many blocks was quantized, and the size of its file.
-fn peak(blocks: usize) -> (usize, usize) {
+fn peak(blocks: usize, options: &Options) -> (usize, usize) {
     let shape = Shape {
         hidden: 256,
         blocks,
@@ -54,10 +55,6 @@ fn peak(blocks: usize) -> (usize, usize) {
     let dir = tempfile::tempdir().unwrap();
     let source = shape.write(&dir.path().join("source"), |_, _| ());
     let tokens = shape.tokens(ROWS, COLS);
-    let options = Options {
-        head_bits: HeadBits::Keep,
-        ..Options::default()
-    };
     let file = fs::metadata(source.join("model.safetensors"))
         .unwrap()
         .len();
@@ -69,7 +66,7 @@ fn peak(blocks: usize) -> (usize, usize) {
         &source,
         &out,
         &tokens,
-        &options,
+        options,
         &mut |_| (),
     )
     .unwrap();
@@ -89,20 +86,33 @@ fn memory_is_one_block_and_the_activations() {
     let activations = 4 * ROWS * COLS * 256;
     let bound = weights + hessians + activations;
 
-    // One thread, which after the first run has the workspaces that libraries keep for each.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-    let ((small, _), (large, file)) = pool.unwrap().install(|| {
-        peak(1);
-        (peak(3), peak(40))
+    let trellis = Options::trellis(TrellisOptions {
+        head_bits: HeadBits::Keep,
+        ..TrellisOptions::default()
     });
-    println!("{large} bytes in use for a model of {file}");
-    assert!(
-        file > 4 * bound,
-        "{file} bytes say little about a bound of {bound}"
-    );
-    assert!(large < bound, "{large} bytes in use, more than {bound}");
-    assert!(
-        large < small + small / 10,
-        "{large} bytes for 40 blocks, {small} for 3"
-    );
+    // Folded blocks are in memory, in 16 bits, and not in the mapped file. Rounding is what takes least time.
+    let folded = Options::mr_gptq(GptqOptions {
+        rotation: RotationRule::Fixed(Rotation::Block(64)),
+        solver: Solver::Rtn,
+        scales: ScaleRule::Minmax,
+        ..GptqOptions::new(Format::NvFp4)
+    });
+    for (options, bound) in [(trellis, bound), (folded, bound + weights / 2)] {
+        // One thread, which after the first run has the workspaces that libraries keep for each.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let ((small, _), (large, file)) = pool.unwrap().install(|| {
+            peak(1, &options);
+            (peak(3, &options), peak(40, &options))
+        });
+        println!("{large} bytes in use for a model of {file}");
+        assert!(
+            file > 4 * bound,
+            "{file} bytes say little about a bound of {bound}"
+        );
+        assert!(large < bound, "{large} bytes in use, more than {bound}");
+        assert!(
+            large < small + small / 10,
+            "{large} bytes for 40 blocks, {small} for 3"
+        );
+    }
 }

@@ -12,17 +12,25 @@ use support::{Shape, contents, stub::Stub};
 use tempfile::tempdir;
 use treillage_checkpoint::{Checkpoint, StoredLinear};
 use treillage_cpu::CpuBackend;
+use treillage_gptq::Format;
 use treillage_model::Model;
 use treillage_quantize::{
-    CalibrationTokens, Capture, Error, Event, ExpertTokens, HeadBits, Options, Recipe, Summary,
-    quantize,
+    CalibrationTokens, Capture, Error, Event, ExpertTokens, GptqOptions, HeadBits, Options, Recipe,
+    Summary, TrellisOptions, quantize,
 };
 
 fn options() -> Options {
-    Options {
+    trellis(|_| ())
+}
+
+/// Trellis codes of four bits, but for what `edit` changes.
+fn trellis(edit: impl FnOnce(&mut TrellisOptions)) -> Options {
+    let mut options = TrellisOptions {
         bits_per_weight: 4.0,
-        ..Options::default()
-    }
+        ..TrellisOptions::default()
+    };
+    edit(&mut options);
+    Options::trellis(options)
 }
 
 fn run(
@@ -146,10 +154,7 @@ fn experts_without_tokens_are_named_and_still_encoded_with_the_layers_hessian() 
         }
     });
     let tokens = shape.tokens(4, 64);
-    let options = Options {
-        head_bits: HeadBits::Keep,
-        ..options()
-    };
+    let options = trellis(|options| options.head_bits = HeadBits::Keep);
     let summary = run(&source, &dir.path().join("out"), &tokens, &options).unwrap();
     let starved: Vec<&str> = summary
         .starved_experts()
@@ -210,10 +215,7 @@ fn bad_input_is_refused_by_name_and_leaves_no_checkpoint() {
     assert!(!out.exists());
 
     for (bits_per_weight, said) in [(0.5, "between 1 and 8"), (9.0, "between 1 and 8")] {
-        let options = Options {
-            bits_per_weight,
-            ..options()
-        };
+        let options = trellis(|options| options.bits_per_weight = bits_per_weight);
         let error = run(&source, &dir.path().join("none"), &tokens, &options).unwrap_err();
         assert!(error.to_string().contains(said), "{error}");
     }
@@ -301,12 +303,22 @@ fn options_survive_serialisation() {
     for recipe in [Recipe::treillage(), Recipe::original()] {
         let options = Options {
             recipe,
-            head_bits: HeadBits::Keep,
-            ..Options::default()
+            ..trellis(|options| options.head_bits = HeadBits::Keep)
         };
         let text = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), options);
     }
-    assert!(serde_json::from_str::<Options>(r#"{"head_bits": 9}"#).is_err());
-    assert!(serde_json::from_str::<Options>(r#"{"bpw": 3}"#).is_err());
+    for format in Format::ALL
+        .into_iter()
+        .filter(|&format| format != Format::Fp4)
+    {
+        let options = Options::mr_gptq(GptqOptions::new(format));
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), options);
+    }
+    let parse = |fields| serde_json::from_str::<Options>(fields);
+    assert!(parse(r#"{"method": "trellis", "bits_per_weight": 2.5, "seed": 1}"#).is_ok());
+    assert!(parse(r#"{"method": "trellis", "head_bits": 9}"#).is_err());
+    assert!(parse(r#"{"method": "trellis", "bpw": 3}"#).is_err());
+    assert!(parse(r#"{"method": "mr-gptq", "rotation": "7"}"#).is_err());
 }

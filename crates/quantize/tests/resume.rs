@@ -18,58 +18,79 @@ use std::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::{Shape, contents};
+use treillage_checkpoint::Export;
 use treillage_cpu::CpuBackend;
-use treillage_quantize::{Options, quantize};
+use treillage_gptq::Format;
+use treillage_quantize::{GptqOptions, Options, TrellisOptions, quantize};
 
-/// How often the run is killed.
-const KILLS: usize = 20;
+/// What is made, and how often that is killed.
+const METHODS: [(&str, usize); 3] = [("trellis", 20), ("folded", 8), ("online", 8)];
 /// Marks the child; the next argument is the folder with the source and the results.
 const CHILD: &str = "--quantize-in";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == CHILD) {
-        let [dir, out] = [&arguments[at + 1], &arguments[at + 2]];
-        run(&Path::new(dir).join("source"), &Path::new(dir).join(out));
+        let [dir, out, method] = [&arguments[at + 1], &arguments[at + 2], &arguments[at + 3]];
+        let options = options(method);
+        run(
+            &Path::new(dir).join("source"),
+            &Path::new(dir).join(out),
+            &options,
+        );
         return ExitCode::SUCCESS;
     }
-    killed_runs_end_with_the_same_bytes();
-    println!("test killed_runs_end_with_the_same_bytes ... ok ({KILLS} kills)");
+    for (method, kills) in METHODS {
+        killed_runs_end_with_the_same_bytes(method, kills);
+        println!("test killed_runs_end_with_the_same_bytes::{method} ... ok ({kills} kills)");
+    }
     ExitCode::SUCCESS
 }
 
-fn run(source: &Path, out: &Path) {
-    let options = Options {
-        bits_per_weight: 2.5,
-        ..Options::default()
-    };
+fn options(method: &str) -> Options {
+    match method {
+        "trellis" => Options::trellis(TrellisOptions {
+            bits_per_weight: 2.5,
+            ..TrellisOptions::default()
+        }),
+        // Rotations are chosen, and folded into the model, or put into the files.
+        "folded" => Options::mr_gptq(GptqOptions::new(Format::MxFp4)),
+        _ => Options::mr_gptq(GptqOptions {
+            export: Export::FpQuant,
+            ..GptqOptions::new(Format::NvFp4)
+        }),
+    }
+}
+
+fn run(source: &Path, out: &Path, options: &Options) {
     let tokens = Shape::small().tokens(6, 32);
     quantize(
         &CpuBackend::default(),
         source,
         out,
         &tokens,
-        &options,
+        options,
         &mut |_| (),
     )
     .unwrap();
 }
 
-fn start(dir: &Path, out: &str) -> Child {
+fn start(dir: &Path, out: &str, method: &str) -> Child {
     Command::new(env::current_exe().unwrap())
         .arg(CHILD)
         .arg(dir)
         .arg(out)
+        .arg(method)
         .spawn()
         .unwrap()
 }
 
-fn killed_runs_end_with_the_same_bytes() {
+fn killed_runs_end_with_the_same_bytes(method: &str, wanted: usize) {
     let dir = tempfile::tempdir().unwrap();
     Shape::small().write(&dir.path().join("source"), |_, _| ());
 
     let started = Instant::now();
-    assert!(start(dir.path(), "whole").wait().unwrap().success());
+    assert!(start(dir.path(), "whole", method).wait().unwrap().success());
     let whole_run = started.elapsed();
     let expected = contents(&dir.path().join("whole"));
     assert!(expected.iter().any(|(name, _)| name == "config.json"));
@@ -77,8 +98,8 @@ fn killed_runs_end_with_the_same_bytes() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let out = dir.path().join("killed");
     let mut kills = 0;
-    while kills < KILLS {
-        let mut child = start(dir.path(), "killed");
+    while kills < wanted {
+        let mut child = start(dir.path(), "killed", method);
         // Up to a third of a run: several kills hit one run, at its beginning, in its blocks and at its end.
         let patience = whole_run.mul_f64(rng.random_range(0.0..0.34));
         let started = Instant::now();
@@ -101,7 +122,12 @@ fn killed_runs_end_with_the_same_bytes() {
             kills += 1;
         }
     }
-    assert!(start(dir.path(), "killed").wait().unwrap().success());
+    assert!(
+        start(dir.path(), "killed", method)
+            .wait()
+            .unwrap()
+            .success()
+    );
     assert_same(&contents(&out), &expected);
 }
 

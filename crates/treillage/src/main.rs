@@ -35,7 +35,7 @@ struct Cli {
 enum Command {
     /// Quantize, evaluate and run the repository's own small model: see what it is all about
     Demo(demo::Args),
-    /// Turn a Hugging Face checkpoint into a trellis checkpoint
+    /// Turn a Hugging Face checkpoint into a quantized one
     Quantize(quantize::Args),
     /// Measure how well a model predicts a text, and how far it is from a reference
     Eval(eval::Args),
@@ -45,7 +45,7 @@ enum Command {
     Chat(chat::Args),
     /// Tell what a checkpoint is made of and what it takes to run it
     Inspect(inspect::Args),
-    /// Turn a trellis checkpoint back into 16-bit weights that any other tool reads
+    /// Turn a quantized checkpoint back into 16-bit weights that any other tool reads
     Dequantize(dequantize::Args),
 }
 

@@ -43,6 +43,10 @@ impl Quantizing {
                         .println(format!("resuming behind block {finished} of {blocks}"));
                 }
             }
+            Event::Surveyed { block, blocks } => self.bar.set_message(format!(
+                "choosing rotations: block {} of {blocks}",
+                block + 1
+            )),
             Event::Block { passes, .. } => self.passes = *passes,
             Event::Forwarded { block, pass, rows } => self.bar.set_message(format!(
                 "{}: pass {} of {}, row {rows} of {}",

@@ -97,8 +97,11 @@ impl LoadedModel {
 
     /// Whether `backend` multiplies some of its linears with 8-bit activations.
     pub(crate) fn uses_int8(&self, backend: &Backend) -> bool {
-        let mul1 = |name: &str| name.ends_with(".mul1");
-        backend.options().arithmetic == Arithmetic::Int8 && self.checkpoint.names().any(mul1)
+        let int8 = |name: &str| {
+            let leaf = name.rsplit('.').next().unwrap_or(name);
+            ["mul1", "weight_packed", "qweight"].contains(&leaf)
+        };
+        backend.options().arithmetic == Arithmetic::Int8 && self.checkpoint.names().any(int8)
     }
 }
 

@@ -232,6 +232,63 @@ fn impossible_requests_are_refused_by_quantize() {
         (&["--head-bits", "0"], &["0"]),
         (&["--codebook", "mul2"], &["mul2", "mul1"]),
         (&["--method", "magic"], &["--method", "magic"]),
+        (&["--format", "int4"], &["--format", "--method mr-gptq"]),
+        (
+            &["--method", "mr-gptq", "--bpw", "3"],
+            &["--bpw", "--method trellis"],
+        ),
+        (
+            &["--method", "mr-gptq", "--format", "int5"],
+            &["int5", "nvfp4"],
+        ),
+        (&["--method", "mr-gptq", "--rotation", "7"], &["7", "128"]),
+        (
+            &["--method", "mr-gptq", "--solver", "magic"],
+            &["--solver", "magic"],
+        ),
+        (
+            &["--method", "mr-gptq", "--group", "256"],
+            &["groups of 256", "model.layers.0.self_attn.q_proj", "128"],
+        ),
+        (&["--method", "mr-gptq", "--group", "0"], &["groups of 0"]),
+        (
+            &["--method", "mr-gptq", "--format", "mxfp4", "--group", "16"],
+            &["mxfp4 has groups of 32"],
+        ),
+        (
+            &[
+                "--method",
+                "mr-gptq",
+                "--format",
+                "int3",
+                "--export",
+                "compressed-tensors",
+            ],
+            &["compressed-tensors", "int3", "gptq"],
+        ),
+        (
+            &[
+                "--method", "mr-gptq", "--format", "nvfp4", "--export", "gptq",
+            ],
+            &["nvfp4", "compressed-tensors and fp_quant"],
+        ),
+        (
+            &["--method", "mr-gptq", "--export", "gguf"],
+            &["gguf", "fp_quant"],
+        ),
+        (
+            &[
+                "--method",
+                "mr-gptq",
+                "--format",
+                "mxfp4",
+                "--export",
+                "fp_quant",
+                "--rotation",
+                "16",
+            ],
+            &["mxfp4", "16"],
+        ),
         (&["--device", "abacus"], &["--device", "abacus"]),
         (&["--threads", "0"], &["--threads"]),
         (&["--threads", "65000"], &["--threads", "1024"]),

@@ -220,6 +220,77 @@ fn dequantize(quantized: &Path, out: &Path) {
     assert!(divergence.abs() < 1e-4, "{divergence}");
 }
 
+/// The same journey with codes that other engines load; what commands do alike for both is not looked at twice.
+#[test]
+fn group_quantized_models_travel_too() {
+    let dir = TempDir::new().unwrap();
+    for (arguments, quantization, format, bits) in [
+        (
+            ["--format", "int4", "--export", "gptq"],
+            "gptq",
+            "int4, groups of 128",
+            4.125,
+        ),
+        (
+            ["--format", "nvfp4", "--rotation", "32"],
+            "compressed-tensors",
+            "nvfp4",
+            4.5,
+        ),
+    ] {
+        let out = dir.path().join(quantization);
+        let command = || {
+            let mut command = treillage(["quantize", "--method", "mr-gptq"]);
+            command.args(["--calib-rows", "8", "--calib-cols", "64", "--calib"]);
+            command.arg(fixture("text/calib.txt")).args(arguments);
+            command.arg(fixture("micro-qwen3_moe")).arg("--out");
+            command
+        };
+        let summary = json(command().arg(&out));
+        assert_eq!(summary["bits_per_weight"], bits);
+        assert_eq!(summary["options"]["method"], "mr-gptq");
+        assert_eq!(
+            summary["linears"].as_array().unwrap().len(),
+            2 * (4 + 8 * 3)
+        );
+        let table = stdout(command().arg(dir.path().join(format!("{quantization} again"))));
+        for words in ["rotated by", "GPTQ in activation order", quantization] {
+            assert!(table.contains(words), "no `{words}` in:\n{table}");
+        }
+
+        let report = json(treillage(["inspect"]).arg(&out));
+        assert_eq!(report["quantization"], quantization);
+        assert_eq!(report["linears"][0]["formats"][0], format);
+        let found = report["bits_per_weight"].as_f64().unwrap();
+        // NVFP4 has another f32 for each matrix.
+        assert!((found - bits).abs() < 0.01, "{found}");
+        assert_eq!(report["head_bits"], 16);
+
+        let continued =
+            json(treillage(["generate", "--max-tokens", "4", "--prompt", "The Rust"]).arg(&out));
+        assert!(!continued["ids"].as_array().unwrap().is_empty());
+
+        let dense = dir.path().join(format!("{quantization} dense"));
+        let report = json(treillage(["dequantize", "--out"]).arg(&dense).arg(&out));
+        assert_eq!(report["linears"], 2 * (4 + 8 * 3));
+        let compared = json(
+            treillage(["eval", "--windows", "2", "--arithmetic", "exact", "--text"])
+                .arg(fixture("text/eval.txt"))
+                .arg("--reference")
+                .arg(&out)
+                .arg(&dense),
+        );
+        let divergence = compared["kl_divergence"].as_f64().unwrap();
+        assert!(divergence.abs() < 2e-3, "{divergence}");
+        let rounded = json(
+            treillage(["eval", "--windows", "2", "--text"])
+                .arg(fixture("text/eval.txt"))
+                .arg(&out),
+        );
+        assert!(rounded["int8"]["relative_rms"].as_f64().unwrap() > 0.0);
+    }
+}
+
 #[test]
 fn a_reader_that_leaves_early_is_no_error() {
     let mut child = treillage(["generate", "--prompt", "fn main() {", "--max-tokens", "400"])

@@ -45,10 +45,6 @@ impl<B: Inference> FeedForward<B> {
                 experts,
             } => {
                 let count = experts.len();
-                let shape = LinearShape {
-                    in_features: hidden,
-                    out_features: count,
-                };
                 let experts = experts
                     .into_iter()
                     .map(|expert| {
@@ -56,11 +52,11 @@ impl<B: Inference> FeedForward<B> {
                     })
                     .collect::<Result<_, _>>()?;
                 Network::Moe {
-                    router: load_linear(backend, weights, &router, shape)?,
+                    router: load_linear(backend, weights, &router.prefix, router.shape)?,
                     routing,
                     experts: backend
                         .load_experts(experts, hidden_to_inner)
-                        .map_err(Error::weight(&format!("{router} and its experts")))?,
+                        .map_err(Error::weight(&format!("{} and its experts", router.prefix)))?,
                     count,
                 }
             }

@@ -7,14 +7,14 @@ use std::sync::{
 
 use half::f16;
 use treillage_backend::{
-    AttentionInputs, AttentionSpec, DenseWeights, EncodeJob, Error, Inference, LinearShape,
+    AttentionInputs, AttentionSpec, Choice, DenseWeights, EncodeJob, Error, Inference, LinearShape,
     LinearWeights, Quantization, RouteWeighting, Routing, SwiGlu,
 };
 use treillage_cpu::CpuBackend;
 use treillage_linalg::Hessian;
-use treillage_trellis::{EncodeReport, Encoded, PackedLinear, PackedParts};
+use treillage_trellis::{EncodeConfig, EncodeReport, Encoded, PackedLinear, PackedParts};
 
-/// A backend that computes like [`CpuBackend`] and encodes every linear as one and the same noise.
+/// A backend that computes like [`CpuBackend`] and encodes every linear to trellis codes of one and the same noise.
 #[derive(Default)]
 pub(crate) struct Stub(CpuBackend, Option<AtomicUsize>);
 
@@ -23,12 +23,23 @@ impl Stub {
     pub(crate) fn failing_after(calls: usize) -> Self {
         Self(CpuBackend::default(), Some(AtomicUsize::new(calls)))
     }
+
+    /// One more call of `encode`.
+    fn count(&self) -> Result<()> {
+        if let Some(left) = &self.1 {
+            let enough =
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            enough.map_err(|_| Error::Device("out of order".to_owned()))?;
+        }
+        Ok(())
+    }
 }
 
 type Result<T> = std::result::Result<T, Error>;
 
 impl Inference for Stub {
     type Tensor = <CpuBackend as Inference>::Tensor;
+    type Tokens = <CpuBackend as Inference>::Tokens;
     type Norm = <CpuBackend as Inference>::Norm;
     type Linear = <CpuBackend as Inference>::Linear;
     type Embedding = <CpuBackend as Inference>::Embedding;
@@ -37,6 +48,10 @@ impl Inference for Stub {
 
     fn describe(&self) -> String {
         self.0.describe()
+    }
+
+    fn runs_behind(&self) -> bool {
+        self.0.runs_behind()
     }
 
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Self::Norm> {
@@ -85,6 +100,18 @@ impl Inference for Stub {
 
     fn embed(&self, table: &Self::Embedding, ids: &[u32]) -> Result<Self::Tensor> {
         self.0.embed(table, ids)
+    }
+
+    fn embed_tokens(&self, table: &Self::Embedding, tokens: &Self::Tokens) -> Result<Self::Tensor> {
+        self.0.embed_tokens(table, tokens)
+    }
+
+    fn sample(&self, logits: &Self::Tensor, choice: &Choice) -> Result<Self::Tokens> {
+        self.0.sample(logits, choice)
+    }
+
+    fn read_tokens(&self, tokens: &Self::Tokens) -> Result<Vec<u32>> {
+        self.0.read_tokens(tokens)
     }
 
     fn norm_project<const N: usize>(
@@ -160,13 +187,9 @@ impl Quantization for Stub {
         self.0.take_moments(moments)
     }
 
-    fn encode(&self, jobs: Vec<EncodeJob>) -> Result<Vec<Encoded>> {
-        if let Some(left) = &self.1 {
-            let enough =
-                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-            enough.map_err(|_| Error::Device("out of order".to_owned()))?;
-        }
-        let encode = |job: EncodeJob| {
+    fn encode_trellis(&self, jobs: Vec<EncodeJob<EncodeConfig>>) -> Result<Vec<Encoded>> {
+        self.count()?;
+        let encode = |job: EncodeJob<EncodeConfig>| {
             let [rows, cols] = [job.shape.in_features, job.shape.out_features]
                 .map(|features| features.next_multiple_of(128));
             let shape = [rows / 16, cols / 16, job.config.bits.words_per_tile()];
@@ -190,5 +213,13 @@ impl Quantization for Stub {
             Ok(Encoded { linear, report })
         };
         jobs.into_iter().map(encode).collect()
+    }
+
+    fn encode_grouped(
+        &self,
+        jobs: Vec<EncodeJob<treillage_gptq::Config>>,
+    ) -> Result<Vec<treillage_gptq::Quantized>> {
+        self.count()?;
+        self.0.encode_grouped(jobs)
     }
 }

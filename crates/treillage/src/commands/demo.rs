@@ -15,7 +15,7 @@ use treillage_model::{
     generate,
     text::{SpecialTokens, Tokenizer},
 };
-use treillage_quantize::{CalibrationTokens, Options};
+use treillage_quantize::{CalibrationTokens, Options, TrellisOptions};
 
 use crate::{
     commands::{eval, quantize},
@@ -120,10 +120,11 @@ impl Demo {
     }
 
     fn quantized(&self, bits: u8, out: &Path) -> Result<Row> {
-        let options = Options {
+        let trellis = TrellisOptions {
             bits_per_weight: f64::from(bits),
-            ..Options::default()
+            ..TrellisOptions::default()
         };
+        let head_bits = trellis.head_bits.into();
         let tokens = CalibrationTokens::read(
             &self.tokenizer,
             &[&self.calib],
@@ -136,13 +137,13 @@ impl Demo {
             &self.source,
             out,
             &tokens,
-            &options,
+            &Options::trellis(trellis),
             Quantizing::new(self.visible, format!("{label}, quantize")),
         )?;
         Ok(Row {
             model: label.clone(),
             bits_per_weight: report.summary.bits_per_weight,
-            head_bits: options.head_bits.into(),
+            head_bits,
             bytes: report.bytes,
             quantize_seconds: Some(report.seconds),
             continuation: self.continuation(out)?,

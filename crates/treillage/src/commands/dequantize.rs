@@ -58,7 +58,7 @@ struct Group {
     kept: Vec<String>,
 }
 
-/// Writes all tensors of the model, a block at a time, and gives the number of linears that were trellis codes.
+/// Writes all tensors of the model, a block at a time, and gives the number of linears that were codes.
 fn write(source: &Checkpoint, out: &Path, dtype: Dtype) -> Result<usize> {
     let groups = groups(source);
     let settings = DenseSettings {
@@ -87,6 +87,16 @@ fn write(source: &Checkpoint, out: &Path, dtype: Dtype) -> Result<usize> {
                     linears += 1;
                     if pending.contains(&group.name) {
                         tensors.extend(dequantized(plan, &packed)?);
+                    }
+                }
+                StoredLinear::Grouped(grouped) => {
+                    linears += 1;
+                    if pending.contains(&group.name) {
+                        let name = format!("{prefix}.weight");
+                        let size = [shape.out_features, shape.in_features];
+                        tensors.push(DenseTensor::new(name, size, grouped.dequantize())?);
+                        let bias = grouped.into_parts().bias;
+                        tensors.extend(bias.map(|bias| bias_tensor(plan, bias)).transpose()?);
                     }
                 }
             }
@@ -150,7 +160,7 @@ fn bias_tensor(plan: &LinearPlan, bias: Vec<f32>) -> Result<DenseTensor> {
 struct Report {
     out: PathBuf,
     dtype: Dtype,
-    /// Linears that were trellis codes.
+    /// Linears that were codes.
     linears: usize,
     source_bytes: u64,
     bytes: u64,

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
-use treillage_checkpoint::{Checkpoint, Dtype, ModelConfig, Quantization, StoredLinear};
+use treillage_checkpoint::{Checkpoint, Dtype, ModelConfig, StoredLinear};
+use treillage_gptq::{Element, GroupedLinear, Scales};
 use treillage_model::plan::{LinearPlan, ModelPlan, plan};
 
 use crate::{
@@ -44,7 +45,7 @@ struct Report {
     parameters: u64,
     /// Those that one token is multiplied with.
     active_parameters: u64,
-    /// Average over the linears of all blocks.
+    /// Average over the linears of all blocks, scales of groups included.
     bits_per_weight: f64,
     /// `None` where the embedding serves as head.
     head_bits: Option<usize>,
@@ -98,7 +99,7 @@ impl Report {
         let kept = Kept::read(checkpoint, &plan)?;
 
         let block_weights: u64 = blocks.iter().map(|l| l.weights).sum();
-        let block_bits: u64 = blocks.iter().map(|l| l.weights * l.bits as u64).sum();
+        let block_bits: u64 = blocks.iter().map(|l| l.coded_bits).sum();
         let head_weights = plan.head.shape.weights() as u64;
         let active: u64 = blocks.iter().map(|l| l.active(config)).sum();
         let linear_bytes: u64 = blocks.iter().chain(&head).map(|l| l.bytes).sum();
@@ -108,9 +109,7 @@ impl Report {
             dir: args.dir.clone(),
             architecture: config.architecture.model_type(),
             quantization: match checkpoint.quantization() {
-                Some(Quantization::Exl3) => "exl3",
-                Some(Quantization::Fp8 { .. }) => "fp8",
-                Some(_) => "another",
+                Some(quantization) => quantization.name(),
                 None => "none",
             },
             layers: config.num_layers,
@@ -150,6 +149,24 @@ fn kv_bytes_per_token(config: &ModelConfig) -> u64 {
     (2 * config.num_layers * attention.num_kv_heads * attention.head_dim * size_of::<f32>()) as u64
 }
 
+/// What the numbers of a linear with a scale per group are.
+fn grouped_format(linear: &GroupedLinear) -> String {
+    let parts = linear.parts();
+    match (parts.element, &parts.scales) {
+        (_, Scales::E4m3 { .. }) => "nvfp4".to_owned(),
+        (_, Scales::E8m0 { .. }) => "mxfp4".to_owned(),
+        (Element::E2m1, _) => format!("fp4, groups of {}", parts.group),
+        (Element::Int(bits), _) => format!("int{}, groups of {}", bits.get(), parts.group),
+    }
+}
+
+/// Bits that scales and zeros take in a file.
+fn grouped_scale_bits(linear: &GroupedLinear) -> usize {
+    let parts = linear.parts();
+    let zeros = parts.zeros.as_ref().map_or(0, Vec::len);
+    8 * parts.scales.bytes() + zeros * parts.element.bits()
+}
+
 /// One linear as it lies on disk.
 struct Stored {
     role: String,
@@ -157,7 +174,10 @@ struct Stored {
     expert: bool,
     weights: u64,
     bytes: u64,
+    /// Of a weight, scales of groups apart.
     bits: usize,
+    /// Of all weights in the file, scales of groups included.
+    coded_bits: u64,
     format: String,
 }
 
@@ -165,6 +185,7 @@ impl Stored {
     fn read(checkpoint: &Checkpoint, plan: &LinearPlan) -> Result<Self> {
         let shape = plan.shape;
         let weight = checkpoint.tensor(&format!("{}.weight", plan.prefix));
+        let mut scale_bits = 0;
         let (bytes, bits, format) = match weight {
             // Reading FP8 as a linear would convert it.
             Ok(view) if view.dtype() == Dtype::F8E4m3 => (
@@ -181,6 +202,11 @@ impl Stored {
                     let format = format!("trellis {}", packed.codebook());
                     (packed.byte_len(), packed.bits().get(), format)
                 }
+                StoredLinear::Grouped(grouped) => {
+                    let bits = grouped.parts().element.bits();
+                    scale_bits = grouped_scale_bits(&grouped);
+                    (grouped.bytes(), bits, grouped_format(&grouped))
+                }
             },
         };
         Ok(Self {
@@ -190,6 +216,7 @@ impl Stored {
             weights: shape.weights() as u64,
             bytes: bytes as u64,
             bits,
+            coded_bits: (shape.weights() * bits + scale_bits) as u64,
             format,
         })
     }

@@ -1,5 +1,7 @@
 //! `treillage quantize`
 
+mod methods;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -7,14 +9,14 @@ use std::{
 };
 
 use anyhow::Result;
-use clap::ValueEnum;
 use serde::Serialize;
+use treillage_gptq::{ScaleRule, Solver};
 use treillage_model::text::Tokenizer;
 use treillage_quantize::{
-    CalibrationTokens, HeadBits, LinearSummary, Options, Recipe, Summary, quantize,
+    CalibrationTokens, GptqOptions, LinearSummary, Method, Options, Summary, quantize,
 };
-use treillage_trellis::{Codebook, OutScales};
 
+use self::methods::MethodArgs;
 use crate::{
     fixtures, names, output,
     progress::Quantizing,
@@ -29,29 +31,8 @@ pub(crate) struct Args {
     /// Folder to write to: new, empty, or that of a run that was interrupted and goes on
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// How weights are coded
-    #[arg(long, value_enum, default_value_t = Method::Trellis)]
-    method: Method,
-    /// Bits per weight, 1 to 8, averaged over the linears of all blocks
-    #[arg(
-        long,
-        value_name = "B",
-        default_value_t = 3.0,
-        allow_negative_numbers = true
-    )]
-    bpw: f64,
-    /// Bits of the head, 1 to 8, or 16 to keep it as it is
-    #[arg(long, value_name = "B", default_value_t = HeadBits::default().into())]
-    head_bits: u8,
-    /// From trellis states to weights: mul1, mcg or 3inst
-    #[arg(long, default_value_t)]
-    codebook: Codebook,
-    /// Whether output channels get scales of their own
-    #[arg(long, value_enum, default_value_t = ScaleChoice::Always)]
-    out_scales: ScaleChoice,
-    /// How errors are measured: our way, or ExLlamaV3's, to compare with
-    #[arg(long, value_enum, default_value_t = RecipeChoice::Treillage)]
-    recipe: RecipeChoice,
+    #[command(flatten)]
+    method: MethodArgs,
     /// Text files to calibrate with; by default, the repository's own
     #[arg(long, value_name = "FILE", num_args = 1..)]
     calib: Vec<PathBuf>,
@@ -61,55 +42,15 @@ pub(crate) struct Args {
     /// Tokens of a row
     #[arg(long, value_name = "N", default_value_t = CalibrationTokens::COLS)]
     calib_cols: usize,
-    /// Seed of the random signs
+    /// Seed of whatever is random, the signs of trellis-coded linears
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Method {
-    /// EXL3 trellis codes
-    Trellis,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ScaleChoice {
-    Always,
-    Never,
-    Auto,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum RecipeChoice {
-    Treillage,
-    Original,
-}
-
-impl Args {
-    fn options(&self) -> Result<Options> {
-        let Method::Trellis = self.method;
-        Ok(Options {
-            bits_per_weight: self.bpw,
-            head_bits: HeadBits::try_from(self.head_bits)?,
-            codebook: self.codebook,
-            out_scales: match self.out_scales {
-                ScaleChoice::Always => OutScales::Always,
-                ScaleChoice::Never => OutScales::Never,
-                ScaleChoice::Auto => OutScales::Auto,
-            },
-            seed: self.seed,
-            recipe: match self.recipe {
-                RecipeChoice::Treillage => Recipe::treillage(),
-                RecipeChoice::Original => Recipe::original(),
-            },
-        })
-    }
-}
-
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let options = args.options()?;
+    let options = args.method.options(args.seed)?;
     let tokenizer = Tokenizer::open(&args.source)?;
     let calib = if args.calib.is_empty() {
         vec![fixtures::checkout()?.join("fixtures/text/calib.txt")]
@@ -169,7 +110,15 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let summary = &self.summary;
         let roles = names::grouped_by(&summary.linears, |linear| names::role(&linear.prefix));
-        let mut table = Table::new(&["linears", "number", "bits", "error, mean", "error, worst"]);
+        let mut columns = vec!["linears", "number", "bits", "error, mean", "error, worst"];
+        let gptq = match &summary.options.method {
+            Method::Trellis(_) => None,
+            Method::MrGptq(options) => Some(options),
+        };
+        if gptq.is_some() {
+            columns.push("rotated by");
+        }
+        let mut table = Table::new(&columns);
         for (role, linears) in &roles {
             let count = linears.len() as f64;
             let mean = |value: &dyn Fn(&LinearSummary) -> f64| {
@@ -182,10 +131,15 @@ impl fmt::Display for Report {
                 format!("{:.2}", mean(&|l| l.bits as f64)),
                 format!("{:.5}", mean(&|l| l.relative_error)),
                 format!("{worst:.5}"),
+                rotations(linears),
             ]);
         }
         writeln!(f, "{table}")?;
         self.write_experts(f)?;
+        self.write_oddities(f)?;
+        if let Some(options) = gptq {
+            writeln!(f, "{}", coding(options))?;
+        }
         writeln!(
             f,
             "{:.2} bits per weight in the blocks; {} became {}; {} calibration rows of {} tokens; {:.1} s",
@@ -224,15 +178,66 @@ impl Report {
         if starved.len() > NAMED {
             writeln!(f, "and {} more like these", starved.len() - NAMED)?;
         }
-        for linear in &summary.linears {
+        Ok(())
+    }
+
+    /// Names the linears that were not encoded as they should have been.
+    fn write_oddities(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let linears = &self.summary.linears;
+        for linear in linears {
+            let prefix = &linear.prefix;
             if let Some(reason) = &linear.fallback {
+                writeln!(f, "{prefix}: encoded without feedback: {reason}")?;
+            } else if let Some(attempts @ 2..) = linear.attempts {
+                let damping = linear.damping;
                 writeln!(
                     f,
-                    "{}: encoded without calibration: {reason}",
-                    linear.prefix
+                    "{prefix}: its Hessian took {attempts} attempts and {damping:.2e} of damping"
                 )?;
             }
         }
+        let dead: usize = linears.iter().filter_map(|l| l.dead_inputs).sum();
+        if dead > 0 {
+            let among = linears.iter().filter(|l| l.dead_inputs > Some(0)).count();
+            writeln!(
+                f,
+                "{dead} inputs of {among} linears were never active: their weights became zero"
+            )?;
+        }
         Ok(())
     }
+}
+
+/// `32`, or `32×3 none×1` where linears differ.
+fn rotations(linears: &[&LinearSummary]) -> String {
+    let groups = names::grouped_by(linears.iter().copied(), |linear| linear.rotation);
+    let name = |rotation: &Option<usize>| match rotation {
+        Some(block) => block.to_string(),
+        None => "none".to_owned(),
+    };
+    match &groups[..] {
+        [(rotation, _)] => name(rotation),
+        groups => {
+            let each =
+                |(rotation, linears): &(_, Vec<_>)| format!("{}×{}", name(rotation), linears.len());
+            groups.iter().map(each).collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+/// What was done to every linear, in a line.
+fn coding(options: &GptqOptions) -> String {
+    let solver = match (options.solver, options.act_order) {
+        (Solver::Rtn, _) => "rounded to nearest",
+        (Solver::Gptq, true) => "GPTQ in activation order",
+        (Solver::Gptq, false) => "GPTQ",
+    };
+    let scales = match options.scales {
+        ScaleRule::Mse => "scales of least error",
+        ScaleRule::Minmax => "scales of the largest weight",
+    };
+    format!(
+        "{} in groups of {}, {solver}, {scales}; {} files",
+        options.format, options.group, options.export
+    )
 }
