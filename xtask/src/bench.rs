@@ -17,11 +17,13 @@ pub(crate) struct Args {
 enum What {
     /// The Viterbi encoder: tiles per second and error per rate
     Encode,
-    /// One packed linear: weights per second per SIMD level, rate and batch
+    /// One linear, packed or grouped: weights per second per SIMD level, rate or format, and batch
     Linear,
+    /// The stages of MR-GPTQ: milliseconds, and error of the layer
+    Gptq,
     /// A random model: prefill and decode, tokens per second
     Decode,
-    /// KL divergence of the recipes on the fixture
+    /// KL divergence on the fixture: of recipes, or with --method mr-gptq of formats and solvers
     Quality,
 }
 
@@ -29,6 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (binary, verb): (_, Option<&str>) = match args.what {
         What::Encode => ("bench", Some("encode")),
         What::Linear => ("bench", Some("linear")),
+        What::Gptq => ("bench", Some("gptq")),
         What::Decode => ("bench", Some("decode")),
         What::Quality => ("quality", None),
     };

@@ -5,6 +5,7 @@
 
 mod bench;
 mod command;
+mod interop;
 mod test;
 mod tidy;
 
@@ -25,6 +26,8 @@ enum Verb {
     Tidy,
     /// Run every test, documentation examples included
     Test(test::Args),
+    /// Exchange quantized checkpoints with other programs, in a Python environment of their own
+    Interop(interop::Args),
     /// Measure, in release: table on the terminal, JSON under target/bench/
     Bench(bench::Args),
 }
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Tidy => tidy::run(),
         Verb::Test(args) => test::run(&args),
+        Verb::Interop(args) => interop::run(&args),
         Verb::Bench(args) => bench::run(&args),
     };
     match result {
