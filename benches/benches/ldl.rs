@@ -26,7 +26,7 @@ fn factorizations(c: &mut Criterion) {
         b.iter(|| block_ldl(black_box(&h), 16, damping))
     });
     group.bench_function("gptq_factor", |b| {
-        b.iter(|| gptq_factor(black_box(&h), damping))
+        b.iter(|| gptq_factor(black_box(&h), None, damping))
     });
 }
 

@@ -1,8 +1,8 @@
-//! How many packed weights, or products with them, does one core get through per second: by arithmetic, instructions,
-//! rows and rate?
+//! How many packed or grouped weights, or products with them, does one core get through per second: by arithmetic,
+//! instructions, rows and rate, or format?
 //!
-//! A 2048×1536 linear, activations rotated and outputs rotated back each time. At 3 bits its words just fit the
-//! second-level cache, so this is not what a model too large for any cache sees.
+//! A 2048×1536 linear, activations prepared (and outputs rotated back) each time. At 3 or 4 bits its words or codes just fit
+//! the second-level cache, so this is not what a model too large for any cache sees.
 
 use std::hint::black_box;
 
@@ -13,7 +13,9 @@ use criterion::{
 use treillage_backend::LinearShape;
 use treillage_benches::random;
 use treillage_cpu::Arithmetic;
+use treillage_cpu::grouped::Arranged;
 use treillage_cpu::packed::Rotated;
+use treillage_gptq::Format;
 use treillage_trellis::lanes::Isa;
 use treillage_trellis::{Bits, Codebook, PackedLinear};
 
@@ -74,5 +76,30 @@ fn rates(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, rows, rates);
+/// Products per second with grouped codes.
+fn formats(c: &mut Criterion) {
+    for arithmetic in [Arithmetic::Exact, Arithmetic::Int8] {
+        let mut group = c.benchmark_group(format!("grouped_linear/{arithmetic:?}"));
+        for format in Format::ALL {
+            let linear = random::grouped_linear(&mut random::rng(1), SHAPE, format)
+                .expect("the shape is whole groups");
+            for isa in Isa::available() {
+                for rows in [1, 4, 64] {
+                    let x = random::normal(&mut random::rng(2), rows * SHAPE.in_features);
+                    let mut out = vec![0.0; rows * SHAPE.out_features];
+                    group.throughput(Throughput::Elements((rows * SHAPE.weights()) as u64));
+                    let id = BenchmarkId::new(format!("{format}/{}", isa.level().name()), rows);
+                    group.bench_function(id, |b| {
+                        b.iter(|| {
+                            let arranged = Arranged::new(isa, arithmetic, &linear, &x);
+                            arranged.multiply(&linear, 0..SHAPE.out_features, black_box(&mut out));
+                        });
+                    });
+                }
+            }
+        }
+    }
+}
+
+criterion_group!(benches, rows, rates, formats);
 criterion_main!(benches);

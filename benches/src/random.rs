@@ -1,4 +1,4 @@
-//! Inputs made up from a seed: numbers, packed linears, whole models.
+//! Inputs made up from a seed: numbers, packed and grouped linears, whole models.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use treillage_backend::{DenseData, DenseWeights, LinearShape, LinearWeights};
 use treillage_checkpoint::ModelConfig;
+use treillage_gptq::{Format, GroupedLinear, Parts, Rotation, Scales};
 use treillage_model::{Error, Weights};
 use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
 
@@ -61,15 +62,103 @@ pub fn packed_linear(
     })
 }
 
+/// A linear of random codes, in groups of the format's usual size (of all inputs, where that does not divide them), whose
+/// output has about the variance of its input. Symmetric, in its own order, not rotated.
+///
+/// # Errors
+/// If the input's width is odd.
+pub fn grouped_linear(
+    rng: &mut impl Rng,
+    shape: LinearShape,
+    format: Format,
+) -> Result<GroupedLinear, treillage_gptq::Error> {
+    let LinearShape {
+        in_features,
+        out_features,
+    } = shape;
+    let element = format.element();
+    let group = match format.default_group() {
+        group if in_features.is_multiple_of(group) => group,
+        _ => in_features,
+    };
+    let mut codes = vec![0u8; shape.weights() * element.code_bits() / 8];
+    rng.fill(&mut codes[..]);
+    // Of 2 and 3 bits, nibbles are not full.
+    if element.bits() < 4 {
+        let mask = ((1 << element.bits()) - 1) * 0x11;
+        codes.iter_mut().for_each(|byte| *byte &= mask);
+    }
+    // Codes of b bits spread by about 2^b / √12, those of E2M1 by 3.
+    let spread = match format {
+        Format::Int(bits) => bits.levels() as f32 / 12f32.sqrt(),
+        _ => 3.0,
+    };
+    let scale = 1.0 / (spread * (in_features as f32).sqrt());
+    let groups = shape.weights() / group;
+    let mut near = |scale: f32| scale * (0.5 + rng.random::<f32>());
+    let scales = match format {
+        Format::Int(_) | Format::Fp4 => {
+            Scales::F16((0..groups).map(|_| f16::from_f32(near(scale))).collect())
+        }
+        Format::NvFp4 => Scales::E4m3 {
+            // From 22 to 65, 0.05 to 2.25: bytes in which the exponent and the significand both move.
+            bytes: (0..groups).map(|_| near(44.0) as u8).collect(),
+            global: 0.7 / scale,
+        },
+        Format::MxFp4 => Scales::E8m0 {
+            bytes: vec![(127.0 + scale.log2().round()) as u8; groups],
+            global: 1.0,
+        },
+    };
+    GroupedLinear::new(Parts {
+        in_features,
+        out_features,
+        element,
+        group,
+        codes,
+        scales,
+        zeros: None,
+        order: None,
+        rotation: Rotation::None,
+        bias: None,
+    })
+}
+
+/// What a random linear is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Trellis codes.
+    Trellis(Bits, Codebook),
+    /// Codes with a scale per group.
+    Grouped(Format),
+}
+
+/// A random linear of `kind`.
+///
+/// # Errors
+/// As [`packed_linear`] and [`grouped_linear`].
+pub fn linear(
+    rng: &mut impl Rng,
+    shape: LinearShape,
+    kind: Kind,
+) -> Result<LinearWeights, treillage_backend::Error> {
+    Ok(match kind {
+        Kind::Trellis(bits, codebook) => {
+            LinearWeights::Trellis(Arc::new(packed_linear(rng, shape, bits, codebook)?))
+        }
+        Kind::Grouped(format) => {
+            LinearWeights::Grouped(Arc::new(grouped_linear(rng, shape, format)?))
+        }
+    })
+}
+
 /// A mixture-of-experts model of random words: hidden 2048, 32 experts of 768 of which a token visits four, 32 heads
 /// of 128 over four key heads, a vocabulary of 32,000. The size that llama.cpp's figures in docs/performance.md are for.
 pub struct RandomModel {
-    /// Rate of the blocks' linears.
-    pub bits: Bits,
-    /// Rate of the head.
-    pub head_bits: Bits,
-    /// How states become weights.
-    pub codebook: Codebook,
+    /// What the blocks' linears are.
+    pub blocks: Kind,
+    /// What the head is.
+    pub head: Kind,
 }
 
 impl RandomModel {
@@ -115,13 +204,11 @@ impl Weights for RandomModel {
             let weight = self.dense(prefix, shape.out_features, shape.in_features)?;
             return Ok(LinearWeights::Dense { weight, bias: None });
         }
-        let bits = match prefix {
-            "lm_head" => self.head_bits,
-            _ => self.bits,
+        let kind = match prefix {
+            "lm_head" => self.head,
+            _ => self.blocks,
         };
-        let packed = packed_linear(&mut rng(seed(prefix)), shape, bits, self.codebook);
-        let packed = packed.map_err(treillage_backend::Error::from)?;
-        Ok(LinearWeights::Trellis(Arc::new(packed)))
+        Ok(linear(&mut rng(seed(prefix)), shape, kind)?)
     }
 
     fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<DenseWeights, Error> {
@@ -142,5 +229,25 @@ impl Weights for RandomModel {
 
     fn has_linear(&self, _: &str) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grouped_linears_keep_about_the_variance_of_their_input() {
+        let shape = LinearShape {
+            in_features: 256,
+            out_features: 64,
+        };
+        for format in Format::ALL {
+            let linear = grouped_linear(&mut rng(1), shape, format).expect("whole groups");
+            let weights = linear.dequantize();
+            let energy: f32 = weights.iter().map(|w| w * w).sum();
+            let gain = energy / shape.out_features as f32;
+            assert!((0.25..4.0).contains(&gain), "{format}: {gain}");
+        }
     }
 }

@@ -2,24 +2,30 @@
 
 use anyhow::Result;
 use serde_json::json;
-use treillage_benches::{artifact::Artifact, random::RandomModel, timing::Timings};
+use treillage_backend::{Choice, Inference};
+use treillage_benches::random::{Kind, RandomModel};
+use treillage_benches::{artifact::Artifact, timing::Timings};
 use treillage_cpu::{Arithmetic, CpuBackend, Options};
-use treillage_model::{Model, argmax};
+use treillage_model::Model;
 use treillage_trellis::{Bits, Codebook};
 
-use crate::ArithmeticChoice;
+use crate::{ArithmeticChoice, Storage};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Bits per weight
+    /// trellis, int2, int3, int4, int8, nvfp4, mxfp4 or fp4
+    #[arg(long, default_value_t = Storage::Trellis)]
+    format: Storage,
+    /// Bits per weight of trellis codes
     #[arg(long, default_value_t = 3)]
     bits: usize,
-    /// Bits of the head
+    /// Bits of the head, of trellis codes
     #[arg(long, default_value_t = 3)]
     head_bits: usize,
+    /// Codebook of trellis codes
     #[arg(long, default_value_t)]
     codebook: Codebook,
-    /// Arithmetic of packed linears
+    /// Arithmetic of linears
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [ArithmeticChoice::Exact, ArithmeticChoice::Int8])]
     arithmetic: Vec<ArithmeticChoice>,
     #[arg(long, default_value_t = 2)]
@@ -39,14 +45,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Artifact> {
+    let kind = |bits| -> Result<Kind> {
+        Ok(match args.format {
+            Storage::Trellis => Kind::Trellis(Bits::new(bits)?, args.codebook),
+            Storage::Grouped(format) => Kind::Grouped(format),
+        })
+    };
     let weights = RandomModel {
-        bits: Bits::new(args.bits)?,
-        head_bits: Bits::new(args.head_bits)?,
-        codebook: args.codebook,
+        blocks: kind(args.bits)?,
+        head: kind(args.head_bits)?,
     };
     let mut artifact = Artifact::new(
         "decode",
         json!({
+            "format": args.format.to_string(),
             "bits": args.bits,
             "head_bits": args.head_bits,
             "codebook": args.codebook.name(),
@@ -103,10 +115,11 @@ fn measure(args: &Args, weights: &RandomModel, arithmetic: Arithmetic) -> Result
     let first = prompt.last().copied().unwrap_or_default();
     let decode = Timings::of(args.repeats, || -> Result<()> {
         session.truncate(prompt.len());
-        let mut token = first;
-        for _ in 0..args.tokens {
-            token = argmax(&session.extend(&[token])?)?;
+        let mut token = session.extend_and_choose(&[first], &Choice::GREEDY)?;
+        for _ in 1..args.tokens {
+            token = session.follow(&token, &Choice::GREEDY)?;
         }
+        backend.read_tokens(&token)?;
         Ok(())
     })?;
     Ok(Measured {

@@ -1,21 +1,31 @@
-//! `linear`: how fast is one packed linear multiplied, straight from its words?
-
-use std::sync::Arc;
+//! `linear`: how fast is one packed or grouped linear multiplied, straight from its words or codes?
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use treillage_backend::{Inference, LinearShape, LinearWeights};
-use treillage_benches::{artifact::Artifact, random, timing::Timings};
+use treillage_benches::random::{self, Kind};
+use treillage_benches::{artifact::Artifact, timing::Timings};
 use treillage_cpu::{CpuBackend, Options};
+use treillage_gptq::{Format, IntBits};
 use treillage_trellis::{Bits, Codebook, SimdLevel};
 
-use crate::ArithmeticChoice;
+use crate::{ArithmeticChoice, Storage};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Bits per weight
+    /// trellis, int2, int3, int4, int8, nvfp4, mxfp4, fp4
+    #[arg(long, value_delimiter = ',', default_values_t = [
+        Storage::Trellis,
+        Storage::Grouped(Format::Int(IntBits::Four)),
+        Storage::Grouped(Format::Int(IntBits::Eight)),
+        Storage::Grouped(Format::NvFp4),
+        Storage::Grouped(Format::MxFp4),
+    ])]
+    formats: Vec<Storage>,
+    /// Bits per weight of trellis codes
     #[arg(long, value_delimiter = ',', default_values_t = [2, 3, 4])]
     bits: Vec<usize>,
+    /// Codebook of trellis codes
     #[arg(long, default_value_t)]
     codebook: Codebook,
     /// Inputs x outputs
@@ -48,11 +58,15 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
         }),
     );
     let pool = crate::pool(args.threads)?;
-    println!("bits  shape      arithmetic  level     batch  Gweights/s  Gmul-adds/s");
+    println!("format   bits  shape      arithmetic  level     batch  Gweights/s  Gmul-adds/s");
     for name in &args.shapes {
         let shape = parse(name)?;
-        for &bits in &args.bits {
-            let linears = linears(args, shape, Bits::new(bits)?)?;
+        for (format, kind) in kinds(args)? {
+            let linears = linears(args, shape, kind)?;
+            let bits = match kind {
+                Kind::Trellis(bits, _) => bits.get(),
+                Kind::Grouped(format) => format.element().bits(),
+            };
             for &choice in &args.arithmetic {
                 for simd in SimdLevel::available() {
                     for &batch in &args.batches {
@@ -64,11 +78,12 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
                             pool.install(|| seconds(args, options, shape, &linears, batch))?;
                         let weights = shape.weights() as f64 / seconds / 1e9;
                         println!(
-                            "{bits:>4}  {name:<9}  {choice:<10}  {:<8}  {batch:>5}  {weights:>10.2}  {:>11.2}",
+                            "{format:<7}  {bits:>4}  {name:<9}  {choice:<10}  {:<8}  {batch:>5}  {weights:>10.2}  {:>11.2}",
                             simd.name(),
                             weights * batch as f64
                         );
                         artifact.push(json!({
+                            "format": format.to_string(),
                             "shape": [shape.in_features, shape.out_features],
                             "bits": bits,
                             "arithmetic": choice.to_string(),
@@ -85,6 +100,22 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
     Ok(artifact)
 }
 
+/// What is measured: trellis codes at every rate, the others as they are.
+fn kinds(args: &Args) -> Result<Vec<(Storage, Kind)>> {
+    let mut kinds = Vec::new();
+    for &format in &args.formats {
+        match format {
+            Storage::Grouped(grouped) => kinds.push((format, Kind::Grouped(grouped))),
+            Storage::Trellis => {
+                for &bits in &args.bits {
+                    kinds.push((format, Kind::Trellis(Bits::new(bits)?, args.codebook)));
+                }
+            }
+        }
+    }
+    Ok(kinds)
+}
+
 /// `2048x1536`.
 fn parse(shape: &str) -> Result<LinearShape> {
     let numbers = shape.split_once('x').and_then(|(inputs, outputs)| {
@@ -96,13 +127,10 @@ fn parse(shape: &str) -> Result<LinearShape> {
     numbers.with_context(|| format!("{shape}: expected inputs x outputs, as in 2048x1536"))
 }
 
-fn linears(args: &Args, shape: LinearShape, bits: Bits) -> Result<Vec<LinearWeights>> {
+fn linears(args: &Args, shape: LinearShape, kind: Kind) -> Result<Vec<LinearWeights>> {
     let mut rng = random::rng(1);
     (0..args.copies.max(1))
-        .map(|_| {
-            let packed = random::packed_linear(&mut rng, shape, bits, args.codebook)?;
-            Ok(LinearWeights::Trellis(Arc::new(packed)))
-        })
+        .map(|_| Ok(random::linear(&mut rng, shape, kind)?))
         .collect()
 }
 

@@ -3,14 +3,16 @@
 
 mod decode;
 mod encode;
+mod gptq;
 mod linear;
 
-use std::{fmt, path::PathBuf, process::ExitCode};
+use std::{fmt, path::PathBuf, process::ExitCode, str::FromStr};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use treillage_benches::artifact::Artifact;
 use treillage_cpu::Arithmetic;
+use treillage_gptq::Format;
 
 #[derive(Parser)]
 #[command(about = "Measurements of the treillage workspace")]
@@ -26,13 +28,42 @@ struct Cli {
 enum What {
     /// The Viterbi encoder: tiles per second, and error on N(0, 1)
     Encode(encode::Args),
-    /// One packed linear: weights per second
+    /// One linear, packed or grouped: weights per second
     Linear(linear::Args),
+    /// The stages of MR-GPTQ: milliseconds, and error of the layer
+    Gptq(gptq::Args),
     /// A random model: prefill and decode, tokens per second
     Decode(decode::Args),
 }
 
-/// How packed linears are multiplied.
+/// What linears are made of, trellis codes of some rate aside.
+#[derive(Clone, Copy)]
+enum Storage {
+    Trellis,
+    Grouped(Format),
+}
+
+impl FromStr for Storage {
+    type Err = treillage_gptq::Error;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "trellis" => Ok(Storage::Trellis),
+            format => Ok(Storage::Grouped(format.parse()?)),
+        }
+    }
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Storage::Trellis => f.pad("trellis"),
+            Storage::Grouped(format) => format.fmt(f),
+        }
+    }
+}
+
+/// How linears are multiplied.
 #[derive(Clone, Copy, ValueEnum)]
 enum ArithmeticChoice {
     Exact,
@@ -72,6 +103,7 @@ fn run() -> Result<()> {
     let artifact: Artifact = match cli.what {
         What::Encode(args) => encode::run(&args)?,
         What::Linear(args) => linear::run(&args)?,
+        What::Gptq(args) => gptq::run(&args)?,
         What::Decode(args) => decode::run(&args)?,
     };
     let path = artifact.write(cli.out.as_deref())?;
