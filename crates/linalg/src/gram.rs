@@ -4,6 +4,10 @@
 //! each task computes the columns of `C` that belong to a panel, tile by tile, with the sums of a tile in registers. Each entry
 //! is one sum in the order of the rows, whoever computes it.
 
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::lanes::{Isa, Kernel, LANES, Lanes};
@@ -11,7 +15,7 @@ use crate::lanes::{Isa, Kernel, LANES, Lanes};
 /// Columns of a panel.
 const PANEL: usize = 2 * LANES;
 
-/// What a panel has of a row.
+/// What a panel has of a row, or of two rows of bf16: the bits of each word are then those of both, the first in the lower half.
 type Part = [[f32; LANES]; 2];
 
 /// Columns of a tile, at most.
@@ -29,17 +33,18 @@ pub(crate) struct Panels {
 impl Panels {
     /// Takes in `rows`, row-major with `columns` values each; false if one is NaN or infinite.
     pub(crate) fn fill(&mut self, rows: &[f32], columns: usize) -> bool {
-        self.columns = columns;
-        self.rows = rows.len() / columns.max(1);
+        let height = rows.len() / columns.max(1);
+        if (height, columns) != (self.rows, self.columns) {
+            (self.rows, self.columns) = (height, columns);
+            // Memory that is zero without being written to: the threads that copy are the first to touch it.
+            self.parts = vec![[[0.0; LANES]; 2]; columns.div_ceil(PANEL) * height];
+        }
         let isa = Isa::best();
-        self.parts.clear();
-        self.parts
-            .resize(columns.div_ceil(PANEL) * self.rows, [[0.0; LANES]; 2]);
         // All of them are copied: to end early would need a signal between threads.
         (self.parts.par_chunks_mut(self.rows.max(1)))
             .enumerate()
             .map(|(panel, parts)| {
-                isa.run(Copy {
+                isa.run(Fill {
                     rows,
                     columns,
                     left: panel * PANEL,
@@ -47,6 +52,54 @@ impl Panels {
                 })
             })
             .reduce(|| true, |a, b| a & b)
+    }
+
+    /// The same for rows of bf16, an even number, if this machine multiplies such; `None` if it does not.
+    pub(crate) fn fill_bf16(&mut self, rows: &[bf16], columns: usize) -> Option<bool> {
+        #[cfg(target_arch = "x86_64")]
+        if pairs::Pairs::detect().is_some() && (rows.len() / columns.max(1)).is_multiple_of(2) {
+            return Some(self.fill_pairs(rows, columns));
+        }
+        let _ = (rows, columns);
+        None
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn fill_pairs(&mut self, rows: &[bf16], columns: usize) -> bool {
+        self.columns = columns;
+        self.rows = rows.len() / columns.max(1) / 2;
+        let isa = Isa::best();
+        self.parts.clear();
+        self.parts
+            .resize(columns.div_ceil(PANEL) * self.rows, [[0.0; LANES]; 2]);
+        (self.parts.par_chunks_mut(self.rows.max(1)))
+            .enumerate()
+            .map(|(panel, parts)| {
+                isa.run(pairs::FillPairs {
+                    rows,
+                    columns,
+                    left: panel * PANEL,
+                    parts,
+                })
+            })
+            .reduce(|| true, |a, b| a & b)
+    }
+
+    /// [`Panels::add_gram`] after [`Panels::fill_bf16`] has said that it was filled.
+    pub(crate) fn add_gram_bf16(&self, sum: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(pairs), 1..) = (pairs::Pairs::detect(), self.rows) {
+            sum.par_chunks_mut(PANEL * self.columns)
+                .enumerate()
+                .for_each(|(panel, columns)| {
+                    pairs.add(Columns {
+                        panels: self,
+                        panel,
+                        columns,
+                    });
+                });
+        }
+        let _ = sum;
     }
 
     /// Adds `XᵀX` to the lower triangle of `sum`, square and column-major; what is above means nothing afterwards.
@@ -76,14 +129,14 @@ impl Panels {
 }
 
 /// Copies the columns from `left` on into a panel; false if a value is NaN or infinite.
-struct Copy<'a> {
+struct Fill<'a> {
     rows: &'a [f32],
     columns: usize,
     left: usize,
     parts: &'a mut [Part],
 }
 
-impl Kernel for Copy<'_> {
+impl Kernel for Fill<'_> {
     type Output = bool;
 
     #[inline(always)]
@@ -109,6 +162,22 @@ impl Kernel for Copy<'_> {
     }
 }
 
+/// How the words of two panels are multiplied and added to sums.
+trait Product<L: Lanes>: Copy {
+    fn add(self, lanes: L, a: L::Floats, b: L::Floats, sum: L::Floats) -> L::Floats;
+}
+
+/// A word is a float.
+#[derive(Clone, Copy)]
+struct Single;
+
+impl<L: Lanes> Product<L> for Single {
+    #[inline(always)]
+    fn add(self, lanes: L, a: L::Floats, b: L::Floats, sum: L::Floats) -> L::Floats {
+        lanes.mul_add(a, b, sum)
+    }
+}
+
 /// The columns of the product that belong to a panel.
 struct Columns<'a> {
     panels: &'a Panels,
@@ -121,6 +190,13 @@ impl Kernel for Columns<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
+        self.add(lanes, Single);
+    }
+}
+
+impl Columns<'_> {
+    #[inline(always)]
+    fn add<L: Lanes, P: Product<L>>(self, lanes: L, product: P) {
         let height = self.panels.columns;
         let width = self.columns.len() / height;
         let right = self.panels.panel(self.panel);
@@ -132,14 +208,24 @@ impl Kernel for Columns<'_> {
                 // In the panel's own rows, what lies above the diagonal is not needed.
                 let skipped = usize::from(below == self.panel && first >= LANES);
                 if L::WIDE && skipped == 0 {
-                    add_pair(lanes, left, right, first / WIDTH, columns, height, top);
+                    add_pair(
+                        lanes,
+                        product,
+                        left,
+                        right,
+                        first / WIDTH,
+                        columns,
+                        height,
+                        top,
+                    );
                     continue;
                 }
                 for vector in skipped..2 {
                     let top = top + vector * LANES;
                     if L::WIDE {
-                        add_one::<L, WIDTH>(
+                        add_one::<L, P, WIDTH>(
                             lanes,
+                            product,
                             left,
                             vector,
                             right,
@@ -152,12 +238,16 @@ impl Kernel for Columns<'_> {
                         // Half as many sums.
                         const HALF: usize = WIDTH / 2;
                         let tile = first / HALF;
-                        add_one::<L, HALF>(lanes, left, vector, right, tile, columns, height, top);
+                        add_one::<L, P, HALF>(
+                            lanes, product, left, vector, right, tile, columns, height, top,
+                        );
                         let Some(columns) = columns.get_mut(HALF * height..) else {
                             continue;
                         };
                         let tile = tile + 1;
-                        add_one::<L, HALF>(lanes, left, vector, right, tile, columns, height, top);
+                        add_one::<L, P, HALF>(
+                            lanes, product, left, vector, right, tile, columns, height, top,
+                        );
                     }
                 }
             }
@@ -174,8 +264,9 @@ fn factors<const C: usize>(part: &Part, tile: usize) -> &[f32; C] {
 
 /// Adds the products of a panel `left`, whose first row in the product is `top`, with the columns of a tile of `right`.
 #[inline(always)]
-fn add_pair<L: Lanes>(
+fn add_pair<L: Lanes, P: Product<L>>(
     lanes: L,
+    product: P,
     left: &[Part],
     right: &[Part],
     tile: usize,
@@ -197,8 +288,8 @@ fn add_pair<L: Lanes>(
         for c in 0..WIDTH {
             let factor = lanes.splat(right[c]);
             sums[c] = [
-                lanes.mul_add(factor, a, sums[c][0]),
-                lanes.mul_add(factor, b, sums[c][1]),
+                product.add(lanes, factor, a, sums[c][0]),
+                product.add(lanes, factor, b, sums[c][1]),
             ];
         }
     }
@@ -212,8 +303,9 @@ fn add_pair<L: Lanes>(
 
 /// The same for half a panel and `C` columns.
 #[inline(always)]
-fn add_one<L: Lanes, const C: usize>(
+fn add_one<L: Lanes, P: Product<L>, const C: usize>(
     lanes: L,
+    product: P,
     left: &[Part],
     vector: usize,
     right: &[Part],
@@ -227,7 +319,7 @@ fn add_one<L: Lanes, const C: usize>(
         let a = lanes.load(&left[vector % 2]);
         let right: &[f32; C] = factors(right, tile);
         for c in 0..C {
-            sums[c] = lanes.mul_add(lanes.splat(right[c]), a, sums[c]);
+            sums[c] = product.add(lanes, lanes.splat(right[c]), a, sums[c]);
         }
     }
     for (column, sums) in columns.chunks_exact_mut(height).zip(sums) {
@@ -280,6 +372,40 @@ mod tests {
                         let found = sum[column * n + row];
                         assert_eq!(found, expected, "({row}, {column}) of {n}, {}", isa.name());
                     }
+                }
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn pairs_of_bf16_give_the_definition() {
+        for (tokens, n) in [(2, 1), (40, 16), (8, 33), (256, 70), (6, 129)] {
+            let rows: Vec<bf16> = whole_numbers(tokens * n)
+                .into_iter()
+                .map(bf16::from_f32)
+                .collect();
+            let mut panels = Panels::default();
+            let Some(finite) = panels.fill_bf16(&rows, n) else {
+                println!("skipped: this processor does not multiply bf16");
+                return;
+            };
+            assert!(finite);
+            let mut sum = vec![1.0; n * n];
+            panels.add_gram_bf16(&mut sum);
+            for column in 0..n {
+                for row in column..n {
+                    let products = rows
+                        .chunks_exact(n)
+                        .map(|x| x[row].to_f32() * x[column].to_f32());
+                    assert_eq!(sum[column * n + row], 1.0 + products.sum::<f32>());
+                }
+            }
+            for bad in [bf16::NAN, bf16::NEG_INFINITY] {
+                for place in [0, rows.len() / 2, rows.len() - 1] {
+                    let mut spoilt = rows.clone();
+                    spoilt[place] = bad;
+                    assert_eq!(panels.fill_bf16(&spoilt, n), Some(false));
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, MatMut, MatRef, Par};
+use half::bf16;
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
@@ -11,7 +12,7 @@ use crate::{Error, gram::Panels};
 const GATHERED_ROWS: usize = 256;
 
 /// Rows multiplied out together where so many come at once: each product goes through all sums in memory.
-const ROWS_AT_ONCE: usize = 1024;
+const ROWS_AT_ONCE: usize = 512;
 
 /// What sums are kept in. Sums of n² products are the memory of a [`Hessian`], so f64 doubles it, and doubles the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,7 +86,7 @@ impl Hessian {
     /// # Errors
     /// [`Error::RowLength`] if they are not whole rows; then nothing was added.
     pub fn update(&mut self, rows: &[f32]) -> Result<(), Error> {
-        self.tokens(rows)?;
+        self.tokens(rows.len())?;
         let mut panels = Panels::default();
         for chunk in rows.chunks(ROWS_AT_ONCE * self.features.max(1)) {
             // Many rows need no gathering.
@@ -102,13 +103,37 @@ impl Hessian {
         Ok(())
     }
 
+    /// [`Hessian::update`] with activations in bf16, whose products are exact in f32: about twice as fast where AVX512-BF16 is, and
+    /// in batches of 256 tokens and more.
+    ///
+    /// # Errors
+    /// As [`Hessian::update`].
+    pub fn update_bf16(&mut self, rows: &[bf16]) -> Result<(), Error> {
+        self.tokens(rows.len())?;
+        let mut panels = Panels::default();
+        for chunk in rows.chunks(GATHERED_ROWS * self.features.max(1)) {
+            let is_full = chunk.len() == GATHERED_ROWS * self.features;
+            if let (true, Sum::F32(sum)) = (is_full, &mut self.sum)
+                && panels.fill_bf16(chunk, self.features) == Some(true)
+            {
+                panels.add_gram_bf16(sum.as_mut_slice());
+                self.count += GATHERED_ROWS as f64;
+                self.rows += GATHERED_ROWS as u64;
+            } else {
+                let wide: Vec<f32> = chunk.iter().map(|value| value.to_f32()).collect();
+                self.update(&wide)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds `Σ w_t x_t x_tᵀ` for rows of activations, row-major `[tokens, features]`, and weights `[tokens]`, such as router scores.
     ///
     /// # Errors
     /// [`Error::RowLength`], [`Error::WeightCount`], and [`Error::Weight`] for one that is negative or not finite; then nothing
     /// was added.
     pub fn update_weighted(&mut self, rows: &[f32], weights: &[f32]) -> Result<(), Error> {
-        let tokens = self.tokens(rows)?;
+        let tokens = self.tokens(rows.len())?;
         if weights.len() != tokens {
             return Err(Error::WeightCount {
                 rows: tokens,
@@ -212,11 +237,12 @@ impl Hessian {
         self.features
     }
 
-    fn tokens(&self, rows: &[f32]) -> Result<usize, Error> {
-        match rows.len().checked_rem(self.features) {
-            Some(0) => Ok(rows.len() / self.features),
+    /// How many rows so many values are.
+    fn tokens(&self, len: usize) -> Result<usize, Error> {
+        match len.checked_rem(self.features) {
+            Some(0) => Ok(len / self.features),
             _ => Err(Error::RowLength {
-                len: rows.len(),
+                len,
                 features: self.features,
             }),
         }

@@ -72,3 +72,59 @@ fn sweep_grid<G: Grid>(isa: Isa, problem: &Problem<'_>, grid: G) -> Vec<u8> {
         );
     codes
 }
+
+#[cfg(test)]
+mod tests {
+    use nalgebra::DMatrix;
+    use treillage_linalg::{Damping, gptq_factor};
+
+    use super::*;
+    use crate::{Config, Format, IntBits, ScaleRule, choose_scales};
+
+    /// Values between −1 and 1 that look random.
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        let hash = |i: u32| (i ^ seed).wrapping_mul(2_654_435_761).rotate_left(13);
+        let value = |i| hash(hash(i)).wrapping_mul(0x9E37_79B1).cast_signed() as f32;
+        (0..count as u32)
+            .map(|i| value(i) / 2f32.powi(31))
+            .collect()
+    }
+
+    #[test]
+    fn instruction_sets_differ_in_ties_at_most() {
+        let (inputs, outputs) = (212, 50);
+        let weights = values(inputs * outputs, 1);
+        let x = DMatrix::from_vec(inputs, 500, values(inputs * 500, 2));
+        let hessian = &x * x.transpose() / 500.0;
+        let order: Vec<usize> = (0..inputs).map(|i| i * 5 % inputs).collect();
+        let factor = gptq_factor(&hessian, Some(&order), Damping::new(0.01)).unwrap();
+        let feedback = Feedback::new(&factor.upper);
+        for format in [
+            Format::Int(IntBits::Three),
+            Format::Int(IntBits::Eight),
+            Format::Fp4,
+        ] {
+            let config = Config {
+                scales: ScaleRule::Minmax,
+                group: 4,
+                ..Config::new(format)
+            };
+            let problem = Problem {
+                weights: &weights,
+                in_features: inputs,
+                element: format.element(),
+                group: config.group,
+                scales: &choose_scales(&weights, outputs, inputs, &config, None).unwrap(),
+                order: &order,
+                feedback: &feedback,
+            };
+            let best = sweep(&problem);
+            for isa in Isa::available() {
+                let codes = sweep_on(isa, &problem);
+                let equal = codes.iter().zip(&best).filter(|(a, b)| a == b).count();
+                let share = equal as f64 / best.len() as f64;
+                assert!(share > 0.99, "{format} on {}: {share}", isa.name());
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ pub struct Avx512(());
 
 impl Avx512 {
     /// The instructions, if this machine has them.
-    pub(super) fn detect() -> Option<Self> {
+    pub(crate) fn detect() -> Option<Self> {
         let found = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")

@@ -1,6 +1,7 @@
 //! Running second moments against sums by definition.
 
 use crate::common::{on_pools, values, wide};
+use half::bf16;
 use nalgebra::DMatrix;
 use proptest::prelude::*;
 use treillage_linalg::{Damping, Error, Hessian, Precision, cholesky};
@@ -67,6 +68,26 @@ fn double_precision_keeps_what_single_loses() {
     let sums = hessians.map(|hessian| f64::from(hessian.mean()[0]) * hessian.count());
     assert!((sums[0] - 33_554_432.0).abs() < 4.0, "{sums:?}");
     assert!((sums[1] - 33_555_456.0).abs() < 4.0, "{sums:?}");
+}
+
+#[test]
+fn bf16_counts_as_what_it_stands_for() {
+    for (features, precision) in [(70, Precision::F32), (33, Precision::F64)] {
+        let mut rows = values(700 * features, 11);
+        rows[300 * features + 5] = f32::NAN;
+        let narrow: Vec<bf16> = rows.iter().map(|&x| bf16::from_f32(x)).collect();
+        let wide: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
+        let [mut ours, mut expected] =
+            [(); 2].map(|()| Hessian::with_precision(features, precision));
+        ours.update_bf16(&narrow).unwrap();
+        expected.update(&wide).unwrap();
+        assert_eq!((ours.count(), ours.dropped()), (699.0, 1));
+        assert_eq!(ours.rows(), expected.rows());
+        let distance = distance(&ours.mean(), &self::wide(&expected.mean()));
+        assert!(distance < 1e-6, "{distance}");
+        let error = ours.update_bf16(&narrow[1..]).unwrap_err();
+        assert!(matches!(error, Error::RowLength { .. }));
+    }
 }
 
 #[test]
