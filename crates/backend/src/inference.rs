@@ -78,7 +78,8 @@ pub trait Inference: Send + Sync {
         tokens: &Self::Tokens,
     ) -> Result<Self::Tensor, Error>;
 
-    /// Chooses a token for each row of `logits`, as [`Choice::choose`] does; a backend that computes probabilities in f32
+    /// Chooses a token for each row of `logits`, as [`Choice::choose`] does, or of a single row if it has a temperature: a
+    /// draw is for one token, and [`Error::Shape`] says so. A backend that computes probabilities in f32
     /// may choose a neighbour where the draw falls within rounding of the border between two.
     fn sample(&self, logits: &Self::Tensor, choice: &Choice) -> Result<Self::Tokens, Error>;
 

@@ -169,6 +169,9 @@ impl Inference for CpuBackend {
     }
 
     fn sample(&self, logits: &Tensor, choice: &Choice) -> Result<Vec<u32>, Error> {
+        if choice.temperature != 0.0 {
+            Error::check_shape("rows to draw a token from", 1, logits.rows())?;
+        }
         let rows = (0..logits.rows()).into_par_iter();
         rows.map(|row| choice.choose(logits.row(row)))
             .collect::<Option<_>>()

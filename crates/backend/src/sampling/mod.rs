@@ -55,7 +55,8 @@ impl Choice {
         })
     }
 
-    fn keeps_all(&self) -> bool {
+    /// Whether no filter leaves out any token.
+    pub fn keeps_all(&self) -> bool {
         self.top_k == 0 && self.top_p == 1.0 && self.min_p == 0.0
     }
 }

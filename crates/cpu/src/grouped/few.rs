@@ -9,6 +9,9 @@ use super::simd::{BYTES, Simd, Work};
 /// Outputs whose scales are decoded at a time.
 const OUTPUTS: usize = 4;
 
+/// Codes are asked for at least so many bytes before they are wanted: a page, which is what hardware looks ahead.
+const AHEAD: usize = 4096;
+
 /// Products of a few rows with codes that are decoded for each of them, or for a few at once: overwrites `out`.
 pub(super) struct Few<'a, X, const H: usize> {
     pub(super) linear: &'a GroupedLinear,
@@ -102,10 +105,8 @@ impl<X: Rows<H>, const H: usize> Work for Few<'_, X, H> {
                     } else {
                         self.tiles::<S, 2, 1>(simd, table, &scales, at, count)
                     }
-                } else if S::OUTPUTS >= 4 && H == 2 {
-                    self.tiles::<S, 1, 4>(simd, table, &scales, at, count)
                 } else {
-                    // Whole bytes wait for memory: one stream of them comes faster than four.
+                    // One row waits for memory: one stream of codes comes faster than several.
                     self.tiles::<S, 1, 1>(simd, table, &scales, at, count)
                 };
             }
@@ -161,10 +162,13 @@ impl<X: Rows<H>, const H: usize> Few<'_, X, H> {
             chunk: 0,
             weights: &weights,
         };
+        let tile = O * self.linear.row_bytes();
+        let ahead = tile * AHEAD.div_ceil(tile);
         for chunk in 0..whole {
             place.chunk = chunk;
             for o in 0..O {
                 codes[o] = &weights[o].codes[chunk];
+                prefetch(codes[o], ahead);
             }
             self.x.add(simd, table, place, row, codes, &mut sums);
         }
@@ -203,4 +207,18 @@ impl<X: Rows<H>, const H: usize> Few<'_, X, H> {
             zeros,
         }
     }
+}
+
+/// Asks for the codes that follow some by `ahead` bytes.
+#[inline(always)]
+fn prefetch(codes: &[u8; BYTES], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let at = codes.as_ptr().wrapping_add(ahead);
+        // SAFETY: a prefetch reads nothing, wherever it points; SSE is part of every x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (codes, ahead);
 }

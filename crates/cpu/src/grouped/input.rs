@@ -1,6 +1,6 @@
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
-use treillage_gptq::{GroupedLinear, Rotation};
+use treillage_gptq::{Element, GroupedLinear, Rotation};
 use treillage_linalg::hadamard::fwht;
 use treillage_trellis::lanes::Isa;
 
@@ -16,6 +16,7 @@ pub struct Arranged {
     pub(super) isa: Isa,
     pub(super) rows: usize,
     pub(super) features: usize,
+    pub(super) element: Element,
     pub(super) form: Form,
 }
 
@@ -87,8 +88,14 @@ impl Arranged {
             isa,
             rows: x.len() / features,
             features,
+            element: linear.parts().element,
             form,
         }
+    }
+
+    /// Whether they are for groups that are whole lanes.
+    pub(super) fn in_lanes(&self) -> bool {
+        !matches!(self.form, Form::Plain(_))
     }
 
     /// Whether what [`Arranged::new`] gives for one of two linears is what it gives for the other.

@@ -18,13 +18,19 @@ impl Arranged {
     /// The linear's outputs `outputs`: overwrites `out`, `[rows, outputs]`, with them.
     ///
     /// # Panics
-    /// If `linear` is not one that these activations [serve](Arranged::serves_both), if `outputs` reaches beyond it, or if
-    /// `out` has another length.
+    /// If `linear` has another width, other codes, or groups of another kind than the one that these activations were made for,
+    /// if `outputs` reaches beyond it, or if `out` has another length. Another order or rotation is not noticed: see
+    /// [`Arranged::serves_both`].
     pub fn multiply(&self, linear: &GroupedLinear, outputs: Range<usize>, out: &mut [f32]) {
         assert_eq!(
             linear.in_features(),
             self.features,
             "input features of a grouped linear"
+        );
+        let layout = Layout::of(linear);
+        assert!(
+            (linear.parts().element, layout.is_some()) == (self.element, self.in_lanes()),
+            "activations were arranged for a linear of another layout"
         );
         assert!(
             outputs.end <= linear.out_features(),
@@ -39,7 +45,7 @@ impl Arranged {
         if out.is_empty() {
             return;
         }
-        match (&self.form, Layout::of(linear)) {
+        match (&self.form, layout) {
             (Form::Plain(x), None) => {
                 // Weights come with the matrix's factor.
                 self.plain(linear, x, outputs.clone(), out);
@@ -60,7 +66,7 @@ impl Arranged {
             (Form::Bytes(x), Some(layout)) if layout.per_byte == 1 => {
                 self.few(linear, layout, x, outputs.clone(), out);
             }
-            _ => unreachable!("an input is arranged by the linear that reads it"),
+            _ => unreachable!("linears of one element are laid out alike, in lanes or not"),
         }
         let global = global(&linear.parts().scales);
         if global != 1.0 {

@@ -62,9 +62,9 @@ pub(super) trait Simd: Copy {
     /// 64 bytes of codes, ready for [`Simd::values`].
     type Codes: Copy;
 
-    /// Rows of activations whose sums fit the registers, for each of up to [`Simd::OUTPUTS`] outputs.
+    /// Rows of activations whose sums fit the registers.
     const ROWS: usize;
-    /// Outputs that are worth computing at once for one row.
+    /// Outputs whose sums do as well, for two rows.
     const OUTPUTS: usize;
 
     /// A table for [`Simd::values`].
