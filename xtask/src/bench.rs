@@ -21,6 +21,8 @@ enum What {
     Linear,
     /// The stages of MR-GPTQ: milliseconds, and error of the layer
     Gptq,
+    /// Packed linears on a GPU: microseconds, weights per second, share of the copy bandwidth
+    GpuLinear,
     /// A random model: prefill and decode, tokens per second
     Decode,
     /// KL divergence on the fixture: of recipes, or with --method mr-gptq of formats and solvers
@@ -32,6 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Encode => ("bench", Some("encode")),
         What::Linear => ("bench", Some("linear")),
         What::Gptq => ("bench", Some("gptq")),
+        What::GpuLinear => ("bench", Some("gpu-linear")),
         What::Decode => ("bench", Some("decode")),
         What::Quality => ("quality", None),
     };

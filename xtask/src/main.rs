@@ -6,6 +6,7 @@
 mod bench;
 mod command;
 mod interop;
+mod shaders;
 mod test;
 mod tidy;
 
@@ -30,6 +31,8 @@ enum Verb {
     Interop(interop::Args),
     /// Measure, in release: table on the terminal, JSON under target/bench/
     Bench(bench::Args),
+    /// Print a kernel as WGSL, MSL or SPIR-V, or list all kernels
+    Shaders(shaders::Args),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Interop(args) => interop::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Shaders(args) => shaders::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,9 @@ use super::metadata::{Metadata, Package};
 
 /// The workspace's crates, bottom up, each with those it may name. Development dependencies are free.
 const EDGES: &[(&str, &[&str])] = &[
+    ("treillage-telemetry", &[]),
     ("treillage-linalg", &[]),
+    ("treillage-shaders", &[]),
     ("treillage-moe", &[]),
     ("treillage-trellis", &["treillage-linalg"]),
     ("treillage-gptq", &["treillage-linalg"]),
@@ -25,6 +27,19 @@ const EDGES: &[(&str, &[&str])] = &[
         "treillage-cpu",
         &[
             "treillage-backend",
+            "treillage-linalg",
+            "treillage-trellis",
+            "treillage-gptq",
+            "treillage-moe",
+        ],
+    ),
+    ("treillage-shaders", &[]),
+    (
+        "treillage-gpu",
+        &[
+            "treillage-backend",
+            "treillage-shaders",
+            "treillage-telemetry",
             "treillage-linalg",
             "treillage-trellis",
             "treillage-gptq",
@@ -60,6 +75,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-quantize",
             "treillage-model",
             "treillage-cpu",
+            "treillage-gpu",
             "treillage-backend",
             "treillage-checkpoint",
             "treillage-trellis",
@@ -72,6 +88,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-quantize",
             "treillage-model",
             "treillage-cpu",
+            "treillage-gpu",
             "treillage-backend",
             "treillage-checkpoint",
             "treillage-linalg",
@@ -80,7 +97,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-gptq",
         ],
     ),
-    ("xtask", &[]),
+    ("xtask", &["treillage-shaders"]),
 ];
 
 /// Outside crates that only these may name, so that they can be replaced in one place.
@@ -89,6 +106,8 @@ const KEPT_INSIDE: &[(&str, &[&str])] = &[
     ("memmap2", &["treillage-checkpoint"]),
     ("minijinja", &["treillage-model"]),
     ("tokenizers", &["treillage-model"]),
+    ("wgpu", &["treillage-gpu"]),
+    ("naga", &["treillage-shaders"]),
     ("indicatif", &["treillage"]),
     ("clap", &["treillage", "treillage-benches", "xtask"]),
     ("anyhow", &["treillage", "treillage-benches", "xtask"]),

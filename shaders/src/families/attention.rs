@@ -1,0 +1,110 @@
+//! Heads: norms, positions, the cache, attention.
+
+use super::common::REDUCE;
+use crate::{
+    Kernel, Specialization,
+    registry::{Family, source},
+};
+
+pub(crate) const FAMILY: Family = Family {
+    sources: &[
+        source!("attention_combine"),
+        source!("attention_decode"),
+        source!("attention_prefill"),
+        source!("attention_step"),
+        source!("common/attend_split"),
+        source!("common/pairing_half_split"),
+        source!("common/pairing_interleaved"),
+        source!("rope_append"),
+    ],
+    kernels: &[
+        Kernel {
+            name: "rope_append",
+            hot: true,
+            specializations: rope_append,
+        },
+        Kernel {
+            name: "attention_decode",
+            hot: true,
+            specializations: attention_decode,
+        },
+        Kernel {
+            name: "attention_step",
+            hot: true,
+            specializations: attention_step,
+        },
+        Kernel {
+            name: "attention_combine",
+            hot: true,
+            specializations: attention_combine,
+        },
+        Kernel {
+            name: "attention_prefill",
+            hot: true,
+            specializations: attention_prefill,
+        },
+    ],
+};
+
+/// Widths of heads, the most common first.
+const HEAD_DIMS: [u32; 3] = [128, 64, 256];
+
+fn rope_append() -> Vec<Specialization> {
+    let mut all = Vec::new();
+    for reduce in REDUCE {
+        for head_dim in HEAD_DIMS {
+            for (norm, pairing) in [(true, "half_split"), (false, "interleaved")] {
+                all.push(
+                    Specialization::new([("HEAD_DIM", head_dim), ("WG", head_dim / 2)])
+                        .with("NORM", norm)
+                        .with("PAIRING", pairing)
+                        .with("REDUCE", reduce),
+                );
+            }
+        }
+    }
+    all
+}
+
+/// Sizes and twins of a split context; each is a long compilation, so not all with all.
+fn split(shapes: &[(u32, u32, u32, &'static str)]) -> Vec<Specialization> {
+    let with = |&(head_dim, group, size, reduce): &(u32, u32, u32, &'static str)| {
+        Specialization::new([("HEAD_DIM", head_dim), ("GROUP", group), ("WG", size)])
+            .with("REDUCE", reduce)
+    };
+    shapes.iter().map(with).collect()
+}
+
+fn attention_decode() -> Vec<Specialization> {
+    split(&[
+        (128, 8, 128, "subgroup"),
+        (128, 4, 64, "subgroup"),
+        (64, 7, 128, "subgroup"),
+        (64, 1, 64, "workgroup"),
+        (256, 8, 64, "subgroup"),
+        (128, 16, 64, "workgroup"),
+    ])
+}
+
+fn attention_step() -> Vec<Specialization> {
+    let shapes = split(&[
+        (128, 8, 128, "subgroup"),
+        (64, 7, 128, "workgroup"),
+        (256, 2, 64, "subgroup"),
+    ]);
+    let twins = [(true, "half_split"), (false, "interleaved")];
+    let all = shapes.into_iter().zip(twins.into_iter().cycle());
+    all.map(|(shape, (norm, pairing))| shape.with("NORM", norm).with("PAIRING", pairing))
+        .collect()
+}
+
+fn attention_combine() -> Vec<Specialization> {
+    HEAD_DIMS
+        .map(|head_dim| Specialization::new([("HEAD_DIM", head_dim)]))
+        .to_vec()
+}
+
+fn attention_prefill() -> Vec<Specialization> {
+    let with = |(head_dim, group)| Specialization::new([("HEAD_DIM", head_dim), ("GROUP", group)]);
+    [(128, 8), (128, 4), (64, 7), (256, 1)].map(with).to_vec()
+}

@@ -1,0 +1,257 @@
+//! Products with weights.
+
+use crate::{
+    Kernel, Specialization,
+    linear::{Exchange, Route},
+    registry::{Family, source},
+    rows::{Arrange, RowsGemv, Scales, Weights},
+    trellis::{Activations, Codebook, TrellisGemm, TrellisGemv, TrellisRotate},
+};
+
+pub(crate) const FAMILY: Family = Family {
+    sources: &[
+        source!("linear/activation"),
+        source!("linear/activations_exact"),
+        source!("linear/activations_sign"),
+        source!("linear/arrange"),
+        source!("linear/exchange_shuffle"),
+        source!("linear/exchange_subgroup"),
+        source!("linear/exchange_workgroup"),
+        source!("linear/finish"),
+        source!("linear/params"),
+        source!("linear/route_all"),
+        source!("linear/route_grouped"),
+        source!("linear/route_picked"),
+        source!("linear/rows_gemv"),
+        source!("linear/scales_bf16"),
+        source!("linear/scales_e4m3"),
+        source!("linear/scales_e8m0"),
+        source!("linear/scales_f16"),
+        source!("linear/scales_f32"),
+        source!("linear/team"),
+        source!("linear/trellis_gemm"),
+        source!("linear/trellis_gemv"),
+        source!("linear/trellis_rotate"),
+        source!("linear/weights_bf16"),
+        source!("linear/weights_byte"),
+        source!("linear/weights_e2m1"),
+        source!("linear/weights_f16"),
+        source!("linear/weights_f32"),
+        source!("linear/weights_nibble"),
+        source!("linear/zeros"),
+    ],
+    kernels: &[
+        Kernel {
+            name: TrellisGemv::SOURCE,
+            hot: true,
+            specializations: trellis_gemv,
+        },
+        Kernel {
+            name: TrellisGemm::SOURCE,
+            hot: true,
+            specializations: trellis_gemm,
+        },
+        Kernel {
+            name: TrellisRotate::SOURCE,
+            hot: false,
+            specializations: trellis_rotate,
+        },
+        Kernel {
+            name: RowsGemv::SOURCE,
+            hot: false,
+            specializations: rows_gemv,
+        },
+        Kernel {
+            name: Arrange::SOURCE,
+            hot: false,
+            specializations: arrange,
+        },
+    ],
+};
+
+/// Every rate and codebook, every arithmetic, and each of the other constants once.
+fn trellis_gemv() -> Vec<Specialization> {
+    let first = TrellisGemv {
+        bits: 3,
+        codebook: Codebook::Mul1,
+        activations: Activations::Sign,
+        rows: 1,
+        teams: 8,
+        parts: 1,
+        outputs: 2,
+        route: Route::Picked,
+        residual: false,
+        split: false,
+        exchange: Exchange::Subgroup,
+    };
+    let plain = TrellisGemv {
+        route: Route::All,
+        outputs: 1,
+        ..first
+    };
+    let mut kernels = vec![
+        first,
+        TrellisGemv {
+            residual: true,
+            split: true,
+            teams: 4,
+            ..plain
+        },
+        TrellisGemv {
+            exchange: Exchange::Workgroup,
+            outputs: 3,
+            parts: 2,
+            ..plain
+        },
+    ];
+    kernels.push(TrellisGemv {
+        exchange: Exchange::Shuffle,
+        ..plain
+    });
+    for bits in 1..=8 {
+        kernels.push(TrellisGemv { bits, ..plain });
+    }
+    for codebook in [Codebook::ThreeInst, Codebook::Mcg, Codebook::Mul1] {
+        kernels.push(TrellisGemv {
+            codebook,
+            activations: Activations::Exact,
+            ..plain
+        });
+    }
+    for (rows, teams, parts) in [(2, 8, 1), (4, 8, 2), (8, 4, 2), (16, 8, 4)] {
+        let rows = TrellisGemv {
+            rows,
+            teams,
+            parts,
+            ..plain
+        };
+        kernels.push(TrellisGemv {
+            activations: Activations::Exact,
+            route: Route::Grouped,
+            ..rows
+        });
+    }
+    kernels.iter().map(TrellisGemv::specialization).collect()
+}
+
+/// Every form of weights and of scales, every route.
+fn rows_gemv() -> Vec<Specialization> {
+    let first = RowsGemv {
+        weights: Weights::Int4,
+        scales: Scales::F16,
+        group: 128,
+        rows: 1,
+        teams: 4,
+        outputs: 1,
+        route: Route::All,
+        residual: false,
+        exchange: Exchange::Subgroup,
+    };
+    let mut kernels = vec![
+        first,
+        RowsGemv {
+            route: Route::Picked,
+            outputs: 2,
+            ..first
+        },
+        RowsGemv {
+            route: Route::Grouped,
+            rows: 16,
+            exchange: Exchange::Workgroup,
+            ..first
+        },
+        RowsGemv {
+            rows: 4,
+            residual: true,
+            ..first
+        },
+    ];
+    for weights in [Weights::F32, Weights::F16, Weights::Bf16] {
+        kernels.push(RowsGemv {
+            weights,
+            scales: Scales::None,
+            ..first
+        });
+    }
+    for weights in [Weights::Int2, Weights::Int3, Weights::Int8, Weights::E2m1] {
+        kernels.push(RowsGemv { weights, ..first });
+    }
+    for scales in [Scales::F32, Scales::Bf16, Scales::E4m3, Scales::E8m0] {
+        kernels.push(RowsGemv {
+            scales,
+            group: 16,
+            ..first
+        });
+    }
+    kernels.iter().map(RowsGemv::specialization).collect()
+}
+
+fn arrange() -> Vec<Specialization> {
+    let first = Arrange {
+        rotation: 128,
+        teams: 4,
+        route: Route::All,
+        exchange: Exchange::Subgroup,
+    };
+    let kernels = [
+        first,
+        Arrange {
+            rotation: 1,
+            route: Route::Picked,
+            ..first
+        },
+        Arrange {
+            rotation: 16,
+            route: Route::Grouped,
+            exchange: Exchange::Workgroup,
+            ..first
+        },
+    ];
+    kernels.iter().map(Arrange::specialization).collect()
+}
+
+fn trellis_gemm() -> Vec<Specialization> {
+    let first = TrellisGemm {
+        bits: 3,
+        codebook: Codebook::Mul1,
+        rows: 64,
+        route: Route::Grouped,
+        residual: false,
+        split: false,
+    };
+    let mut kernels = vec![
+        first,
+        TrellisGemm {
+            rows: 16,
+            route: Route::All,
+            residual: true,
+            split: true,
+            ..first
+        },
+    ];
+    for bits in 1..=8 {
+        kernels.push(TrellisGemm { bits, ..first });
+    }
+    for codebook in [Codebook::ThreeInst, Codebook::Mcg] {
+        kernels.push(TrellisGemm { codebook, ..first });
+    }
+    kernels.iter().map(TrellisGemm::specialization).collect()
+}
+
+fn trellis_rotate() -> Vec<Specialization> {
+    let first = TrellisRotate {
+        rows: 16,
+        teams: 8,
+        route: Route::All,
+        exchange: Exchange::Subgroup,
+    };
+    let kernels = [
+        first,
+        TrellisRotate {
+            route: Route::Grouped,
+            exchange: Exchange::Workgroup,
+            ..first
+        },
+    ];
+    kernels.iter().map(TrellisRotate::specialization).collect()
+}

@@ -1,0 +1,24 @@
+//! The families of kernels, a file each: its sources, its kernels, the constants they are tested with.
+
+mod attention;
+mod common;
+mod elementwise;
+mod linear;
+mod norm;
+mod routing;
+mod rows;
+mod sampling;
+
+use crate::registry::Family;
+
+/// All of them.
+pub(crate) const FAMILIES: &[&Family] = &[
+    &common::FAMILY,
+    &elementwise::FAMILY,
+    &linear::FAMILY,
+    &norm::FAMILY,
+    &rows::FAMILY,
+    &routing::FAMILY,
+    &attention::FAMILY,
+    &sampling::FAMILY,
+];

@@ -1,0 +1,396 @@
+//! Trellis kernels, written out for a rate, a codebook and a number of rows.
+
+use std::fmt::Write;
+
+mod gemm;
+
+pub use gemm::{TrellisGemm, TrellisRotate};
+
+use crate::Specialization;
+use crate::linear::{Exchange, Route, bindings, lines, store};
+
+/// How states become weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codebook {
+    /// Two halves cut from a multiply-add.
+    ThreeInst,
+    /// Two halves cut from a product.
+    Mcg,
+    /// The sum of a product's bytes.
+    Mul1,
+}
+
+/// What activations are multiplied as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activations {
+    /// f32.
+    Exact,
+    /// Sign and eight bits with a step per Hadamard block; MUL1 and one row alone.
+    Sign,
+}
+
+/// A kernel `linear/trellis_gemv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TrellisGemv {
+    /// Bits per weight, 1 to 8.
+    pub bits: usize,
+    /// How states become weights.
+    pub codebook: Codebook,
+    /// What activations are multiplied as.
+    pub activations: Activations,
+    /// Rows that share decoded weights: 1, 2, 4, 8 or 16.
+    pub rows: usize,
+    /// Teams of 32 lanes.
+    pub teams: usize,
+    /// Teams that share an input block: 1, 2 or 4, dividing `teams`.
+    pub parts: usize,
+    /// Linears, 1 to 3.
+    pub outputs: usize,
+    /// Which rows meet which expert.
+    pub route: Route,
+    /// Whether a residual is added, to a single linear.
+    pub residual: bool,
+    /// Whether the input axis is cut.
+    pub split: bool,
+    /// How teams exchange.
+    pub exchange: Exchange,
+}
+
+/// The names of a vector's components.
+const COMPONENTS: [char; 4] = ['x', 'y', 'z', 'w'];
+/// MUL1's step per unit of the byte sum.
+const MUL1_SCALE: f64 = 1774.0 / 262_144.0;
+/// MUL1's weight at the middle byte sum, 510.
+const MUL1_MIDDLE: f64 = 1534.0 * MUL1_SCALE - 10.382_812_5;
+/// Workgroup memory for sums, in rows times teams.
+const SUMS: usize = 16;
+
+impl TrellisGemv {
+    /// The kernel's source.
+    pub const SOURCE: &str = "linear/trellis_gemv";
+
+    /// The constants that make [`TrellisGemv::SOURCE`] this kernel.
+    pub fn specialization(&self) -> Specialization {
+        let Self {
+            bits,
+            rows,
+            teams,
+            parts,
+            ..
+        } = *self;
+        let blocks = teams / parts;
+        let (activations, zero) = match self.activations {
+            Activations::Exact => ("exact", "vec4<f32>()"),
+            Activations::Sign => ("sign", "vec4<u32>()"),
+        };
+        let (scale, offset) = self.codebook.affine();
+        let jobs = (rows * blocks).next_multiple_of(teams);
+        let per_row = |line: &dyn Fn(usize) -> String| lines((0..rows).map(line));
+        Specialization::new([
+            ("ACTIVATIONS", activations.to_owned()),
+            ("SCALE", format!("{scale:?}")),
+            ("OFFSET", format!("{offset:?}")),
+            ("EXCHANGE", self.exchange.name().to_owned()),
+            ("LANES", (32 * teams).to_string()),
+            ("TEAMS", teams.to_string()),
+            ("PARTS", parts.to_string()),
+            ("BLOCKS", blocks.to_string()),
+            ("ROWS", rows.to_string()),
+            ("SLOTS", (rows * blocks).to_string()),
+            ("JOBS", jobs.to_string()),
+            ("SUM_ROWS", self.sum_rows().to_string()),
+            ("PAIR_FOURS", (32 * bits).to_string()),
+            ("BINDINGS", self.bindings()),
+            ("STORE", store(self.residual, self.outputs)),
+            ("GATHER", self.gather()),
+            ("ROUTE", self.route.name().to_owned()),
+            (
+                "TOTALS",
+                per_row(&|r| format!("var total{r} = vec4<f32>();")),
+            ),
+            (
+                "AHEAD",
+                self.each_four(|j| format!("var n{j} = vec4<u32>();")),
+            ),
+            ("FETCH_AHEAD", self.each_four(|j| self.fetch(j))),
+            ("TAKE", self.each_four(|j| format!("let v{j} = n{j};"))),
+            ("ZERO", per_row(&|r| format!("var acc{r} = {zero};"))),
+            ("DECODE", self.decode()),
+            (
+                "FLUSH",
+                per_row(&|r| {
+                    format!(
+                        "total{r} += scaled(acc{r}, scales[{}u + team / PARTS], part == 0u);",
+                        r * blocks
+                    )
+                }),
+            ),
+            ("SUM_UP", self.sum_up()),
+        ])
+    }
+
+    /// Rows whose sums are in workgroup memory at a time.
+    fn sum_rows(&self) -> usize {
+        self.rows.min((SUMS / self.teams).max(1))
+    }
+
+    fn bindings(&self) -> String {
+        let partial = partial_names(self.split);
+        bindings(
+            &["weights", "codes"],
+            self.route,
+            self.residual,
+            self.outputs,
+            partial,
+        )
+    }
+
+    /// `text` of each four of words; four 0 has the words before a lane's runs.
+    fn each_four(&self, text: impl Fn(usize) -> String) -> String {
+        lines((0..=self.bits).map(text))
+    }
+
+    fn fetch(&self, j: usize) -> String {
+        // Word by word, so that a team reads whole lines.
+        let (word, lane) = match j {
+            0 => (self.bits - 1, "before"),
+            _ => (j - 1, "lane"),
+        };
+        format!("n{j} = codes[word + {}u + {lane}];", 32 * word)
+    }
+
+    fn decode(&self) -> String {
+        let blocks = self.teams / self.parts;
+        let mut text = straddling(self.bits, 4);
+        text.push('\n');
+        for tile in 0..2 {
+            for q in 0..4 {
+                let at = 4 * tile + q;
+                for r in 0..self.rows {
+                    let near = format!("[near + {}u]", 32 * r * blocks + at);
+                    let _ = writeln!(text, "let a{r}_{at} = activations{near};");
+                    if self.activations == Activations::Sign {
+                        let _ = writeln!(text, "let m{r}_{at} = multipliers{near};");
+                        let _ = writeln!(text, "let d{r}_{at} = addends{near};");
+                    }
+                }
+                // Steps 8 q… of a run: two pairs of rows, of one column and of the one eight further on.
+                for (place, from) in COMPONENTS.iter().enumerate() {
+                    for (column, to) in COMPONENTS.iter().enumerate() {
+                        let (c, half) = (column / 2, column % 2);
+                        let state = state(
+                            self.bits,
+                            COMPONENTS[2 * tile + c],
+                            8 * q + 4 * half + place,
+                        );
+                        let name = format!("w{at}_{place}_{column}");
+                        self.weight(&mut text, &state, &name, at, *from, *to);
+                    }
+                }
+            }
+        }
+        text
+    }
+
+    /// One weight, and its products with all rows.
+    fn weight(&self, text: &mut String, state: &str, name: &str, q: usize, from: char, to: char) {
+        match self.activations {
+            Activations::Sign => {
+                let product = format!("{state} * m0_{q}.{from} + d0_{q}.{from}");
+                let _ = writeln!(text, "acc0.{to} += dot4U8Packed({product}, a0_{q}.{from});");
+                return;
+            }
+            Activations::Exact => text.push_str(&unscaled(self.codebook, state, name)),
+        }
+        for r in 0..self.rows {
+            let _ = writeln!(
+                text,
+                "acc{r}.{to} = fma({name}, a{r}_{q}.{from}, acc{r}.{to});"
+            );
+        }
+    }
+
+    /// Adds up what all teams have of some rows, `row…`, in `sums`.
+    fn gather(&self) -> String {
+        let rows = self.sum_rows();
+        let mut text = format!(
+            "fn gathered(row: u32, lane: u32) -> vec4<f32> {{
+    var y = vec4<f32>();
+    if row < {rows}u {{
+        for (var t = 0u; t < TEAMS; t += 1u) {{
+            y += sums[32u * (row * TEAMS + t) + lane];
+        }}
+    }}
+    return y;
+}}
+"
+        );
+        if self.split {
+            text += PARTIAL;
+        }
+        text
+    }
+
+    fn sum_up(&self) -> String {
+        let (rows, chunk) = (self.rows, self.sum_rows());
+        let mut text = String::new();
+        for start in (0..rows).step_by(chunk) {
+            if start > 0 {
+                text += "workgroupBarrier();\n";
+            }
+            for r in start..(start + chunk).min(rows) {
+                for (column, from) in COMPONENTS.iter().enumerate() {
+                    // Column 16 (4 c + lane / 8) + lane mod 8 + 8 half, as a vector and a place in it.
+                    let (c, half) = (column / 2, column % 2);
+                    let _ = writeln!(
+                        text,
+                        "sums[{}u * LANES + 32u * team + {}u + 4u * (lane >> 3u) + ((lane >> 2u) & 1u)][lane & 3u] = total{r}.{from};",
+                        r - start,
+                        16 * c + 2 * half
+                    );
+                }
+            }
+            text += "workgroupBarrier();\n";
+            let bound = chunk.next_multiple_of(self.teams);
+            let _ = writeln!(
+                text,
+                "for (var r = team; r < {bound}u; r += TEAMS) {{\nlet y = gathered(r, lane);"
+            );
+            if self.split {
+                let _ = writeln!(
+                    text,
+                    "if r < {chunk}u {{\n{}}}",
+                    leave(&format!("{start}u + r"))
+                );
+            } else {
+                let _ = writeln!(
+                    text,
+                    "finish(place, ends, select(ROWS, {start}u + r, r < {chunk}u), y, at);"
+                );
+            }
+            text += "}\n";
+        }
+        if self.split {
+            text += &arrive(rows, self.teams);
+        }
+        text
+    }
+}
+
+impl Codebook {
+    /// Scale and offset that make weights of [`unscaled`] ones.
+    fn affine(self) -> (f64, f64) {
+        match self {
+            Codebook::Mul1 => (MUL1_SCALE, MUL1_MIDDLE),
+            _ => (1.0, 0.0),
+        }
+    }
+}
+
+/// Step `e` of a run, component `of` of its words: the 16 bits that end with its own.
+fn state(bits: usize, of: char, e: usize) -> String {
+    let end = 32 + (e + 1) * bits;
+    let (first, last) = ((end - 16) / 32, (end - 1) / 32);
+    // Windows across two words are in the word that begins with the second half of the first.
+    let (word, end) = match first == last {
+        true => (format!("v{last}.{of}"), end - 32 * last),
+        false => (format!("s{first}.{of}"), end - 32 * first - 16),
+    };
+    match 32 - end {
+        16 => format!("({word} >> 16u)"),
+        0 => format!("({word} & 0xFFFFu)"),
+        shift => format!("(({word} >> {shift}u) & 0xFFFFu)"),
+    }
+}
+
+/// The words across two, one operation for all windows in them, of vectors of `size` runs.
+fn straddling(bits: usize, size: usize) -> String {
+    lines((0..bits).map(|first| {
+        let last = first + 1;
+        format!(
+            "let s{first} = (v{first} << vec{size}<u32>(16u)) | (v{last} >> vec{size}<u32>(16u));"
+        )
+    }))
+}
+
+/// Declares `name`, the f32 weight of `state` before its codebook's scale and offset, and before it is rounded to half
+/// precision.
+fn unscaled(codebook: Codebook, state: &str, name: &str) -> String {
+    let halves = |x: String| {
+        format!(
+            "let h{name} = unpack2x16float((({x}) & 0x8FFF8FFFu) ^ 0x3B603B60u);
+let {name} = h{name}.x + h{name}.y;
+"
+        )
+    };
+    match codebook {
+        // Added to the bits of 2^23, the sum is added to its value; 510 is the middle.
+        Codebook::Mul1 => format!(
+            "let {name} = bitcast<f32>(dot4U8Packed({state} * 0x83DCD12Du, 0x01010101u) + 0x4B000000u) \
+             - 8389118.0;\n"
+        ),
+        Codebook::Mcg => halves(format!("{state} * 0xCBAC1FEDu")),
+        Codebook::ThreeInst => halves(format!("{state} * 89226354u + 64248484u")),
+    }
+}
+
+/// Where partial sums of a row and split are, and who arrives last.
+const PARTIAL: &str = "
+var<workgroup> arrived: u32;
+
+// Where the partial sums of a row and split are.
+fn partial(place: Place, split: u32, row: u32, lane: u32) -> u32 {
+    return 128u * ((place.unit * p.splits + split) * ROWS + row) + 4u * lane;
+}
+";
+
+/// Leaves `y`, the sums of row `row`, for whoever arrives last.
+fn leave(row: &str) -> String {
+    format!(
+        "let to = partial(place, place.split, {row}, lane);
+for (var c = 0u; c < 4u; c += 1u) {{
+atomicStore(&partials[to + c], bitcast<u32>(y[c]));
+}}
+"
+    )
+}
+
+/// The last to arrive adds up what all left, in order.
+fn arrive(rows: usize, teams: usize) -> String {
+    let bound = rows.next_multiple_of(teams);
+    format!(
+        "// Sums are out before the workgroup counts as arrived.
+storageBarrier();
+if at == 0u {{
+arrived = atomicAdd(&counters[place.unit], 1u);
+}}
+if workgroupUniformLoad(&arrived) + 1u < p.splits {{
+return;
+}}
+storageBarrier();
+if at == 0u {{
+atomicStore(&counters[place.unit], 0u);
+}}
+for (var r = team; r < {bound}u; r += TEAMS) {{
+var y = vec4<f32>();
+if r < ROWS {{
+for (var split = 0u; split < p.splits; split += 1u) {{
+let here = partial(place, split, r, lane);
+for (var c = 0u; c < 4u; c += 1u) {{
+y[c] += bitcast<f32>(atomicLoad(&partials[here + c]));
+}}
+}}
+}}
+finish(place, ends, r, y, at);
+}}
+"
+    )
+}
+
+/// The names of the buffers of split work.
+fn partial_names(split: bool) -> &'static [&'static str] {
+    match split {
+        true => &["partials", "counters"],
+        false => &[],
+    }
+}

@@ -1,0 +1,384 @@
+use half::f16;
+use treillage_shaders::Specialization;
+
+use crate::harness::{
+    Device, Params, Random, assert_close, bytes, constant, device, specializations, text,
+};
+
+const POSITIONS: usize = 64;
+
+/// `positions × dims`: cosines, then sines.
+fn turns(dims: usize) -> Vec<f32> {
+    let mut values = Vec::new();
+    for position in 0..POSITIONS {
+        let angle = |i: usize| position as f64 * 1e4f64.powf(-2.0 * i as f64 / dims as f64);
+        values.extend((0..dims / 2).map(|i| angle(i).cos() as f32));
+        values.extend((0..dims / 2).map(|i| angle(i).sin() as f32));
+    }
+    values
+}
+
+/// One head: norm if there are weights, then rotation.
+fn turned(
+    head: &[f32],
+    norm: Option<&[f32]>,
+    position: usize,
+    dims: usize,
+    split: bool,
+) -> Vec<f64> {
+    let mut head: Vec<f64> = match norm {
+        Some(weight) => crate::norm::rms_norm(head, weight, 1e-6),
+        None => head.iter().map(|&x| f64::from(x)).collect(),
+    };
+    for i in 0..dims / 2 {
+        let angle = position as f64 * 1e4f64.powf(-2.0 * i as f64 / dims as f64);
+        let (a, b) = if split {
+            (i, i + dims / 2)
+        } else {
+            (2 * i, 2 * i + 1)
+        };
+        let (x, y) = (head[a], head[b]);
+        head[a] = x * angle.cos() - y * angle.sin();
+        head[b] = y * angle.cos() + x * angle.sin();
+    }
+    head
+}
+
+#[test]
+fn rope_append_norms_rotates_and_stores() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "rope_append") {
+        let head_dim = constant(&specialization, "HEAD_DIM");
+        let norm = text(&specialization, "NORM") == "true";
+        let split = text(&specialization, "PAIRING") == "half_split";
+        for (rows, heads, kv_heads, position, dims) in
+            [(1, 4, 2, 0, head_dim), (3, 3, 1, 40, head_dim / 2)]
+        {
+            let capacity = 50;
+            let mut random = Random::new(12);
+            let q = random.values(rows * heads * head_dim);
+            let k = random.values(rows * kv_heads * head_dim);
+            let mut v = random.values(rows * kv_heads * head_dim);
+            v[1] = 1e6;
+            let norms = random.values(2 * head_dim);
+            let cache = kv_heads * capacity * head_dim;
+            let old = bytes(&vec![f16::from_f32(3.0); cache]);
+            let params = Params::default()
+                .u(heads)
+                .u(kv_heads)
+                .u(capacity)
+                .u(position)
+                .u(dims)
+                .f(1e-6);
+            let results = device.run(
+                "rope_append",
+                &specialization,
+                &[
+                    bytes(&q),
+                    bytes(&k),
+                    bytes(&v),
+                    bytes(&norms),
+                    bytes(&turns(dims)),
+                    vec![0; 4 * q.len()],
+                    old.clone(),
+                    old,
+                ],
+                params.bytes(),
+                [heads + 2 * kv_heads, rows, 1],
+            );
+            let (q_norm, k_norm) = norms.split_at(head_dim);
+            let mut rotated = Vec::new();
+            for (i, head) in q.chunks_exact(head_dim).enumerate() {
+                let norm = norm.then_some(q_norm);
+                rotated.extend(turned(head, norm, position + i / heads, dims, split));
+            }
+            assert_close("q", &results.of::<f32>(5), &rotated, 2e-6);
+            let mut keys = vec![3.0; cache];
+            let mut values = vec![3.0; cache];
+            for (i, (k, v)) in k
+                .chunks_exact(head_dim)
+                .zip(v.chunks_exact(head_dim))
+                .enumerate()
+            {
+                let (at, h) = (position + i / kv_heads, i % kv_heads);
+                let k = turned(k, norm.then_some(k_norm), at, dims, split);
+                for d in 0..head_dim {
+                    keys[((h * (head_dim / 8) + d / 8) * capacity + at) * 8 + d % 8] = k[d];
+                    let value = f64::from(v[d]).clamp(-65504.0, 65504.0);
+                    values[(h * capacity + at) * head_dim + d] = value;
+                }
+            }
+            let widened = |binding| -> Vec<f32> {
+                let halves = results.of::<f16>(binding);
+                halves.into_iter().map(f16::to_f32).collect()
+            };
+            assert_close("keys", &widened(6), &keys, 6e-4);
+            assert_close("values", &widened(7), &values, 6e-4);
+        }
+    }
+}
+
+/// A cache and the queries that look at it.
+struct Case {
+    rows: usize,
+    group: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    position: usize,
+    capacity: usize,
+    scale: f32,
+    q: Vec<f32>,
+    keys: Vec<f16>,
+    values: Vec<f16>,
+}
+
+impl Case {
+    fn new(rows: usize, group: usize, kv_heads: usize, head_dim: usize, position: usize) -> Self {
+        let capacity = position + rows + 3;
+        let mut random = Random::new(13);
+        let mut halves = || -> Vec<f16> {
+            let values = random.values(kv_heads * capacity * head_dim);
+            values.into_iter().map(f16::from_f32).collect()
+        };
+        let (keys, mut values) = (halves(), halves());
+        // What is behind the context must not be seen.
+        for head in values.chunks_exact_mut(capacity * head_dim) {
+            head[(position + rows) * head_dim..].fill(f16::MAX);
+        }
+        let q = random.values(rows * group * kv_heads * head_dim);
+        Self {
+            rows,
+            group,
+            kv_heads,
+            head_dim,
+            position,
+            capacity,
+            scale: 0.4,
+            q,
+            keys,
+            values,
+        }
+    }
+
+    fn heads(&self) -> usize {
+        self.group * self.kv_heads
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let Self {
+            head_dim, capacity, ..
+        } = *self;
+        let mut out = Vec::new();
+        for (i, q) in self.q.chunks_exact(head_dim).enumerate() {
+            let (row, kv) = (i / self.heads(), i % self.heads() / self.group);
+            let key = |at: usize, d: usize| {
+                let eights = (kv * (head_dim / 8) + d / 8) * capacity + at;
+                f64::from(self.keys[eights * 8 + d % 8])
+            };
+            let scores: Vec<f64> = (0..=self.position + row)
+                .map(|at| {
+                    let products = (0..head_dim).map(|d| f64::from(q[d]) * key(at, d));
+                    f64::from(self.scale) * products.sum::<f64>()
+                })
+                .collect();
+            let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for d in 0..head_dim {
+                let value = |at: usize| self.values[(kv * capacity + at) * head_dim + d];
+                let total = weights.iter().enumerate();
+                let total: f64 = total.map(|(at, w)| w * f64::from(value(at))).sum();
+                out.push(total / sum);
+            }
+        }
+        out
+    }
+
+    fn decode(&self, device: &Device, specialization: &Specialization, splits: usize) -> Vec<f32> {
+        let per_split = (self.position + self.rows).div_ceil(splits);
+        let heads = self.heads();
+        let params = Params::default()
+            .u(heads)
+            .u(self.capacity)
+            .u(self.position)
+            .u(splits)
+            .u(per_split)
+            .f(self.scale);
+        let parts = self.q.len() * splits;
+        let results = device.run(
+            "attention_decode",
+            specialization,
+            &[
+                bytes(&self.q),
+                bytes(&self.keys),
+                bytes(&self.values),
+                vec![0xff; 4 * parts],
+                vec![0xff; 8 * self.rows * heads * splits],
+            ],
+            params.bytes(),
+            [splits, self.kv_heads, self.rows],
+        );
+        if splits == 1 {
+            return results.of(3);
+        }
+        let combine = Specialization::new([("HEAD_DIM", self.head_dim)]);
+        let params = Params::default().u(heads).u(splits);
+        let results = device.run(
+            "attention_combine",
+            &combine,
+            &[
+                bytes(&results.of::<f32>(3)),
+                bytes(&results.of::<f32>(4)),
+                vec![0; 4 * self.q.len()],
+            ],
+            params.bytes(),
+            [heads, self.rows, 1],
+        );
+        results.of(2)
+    }
+}
+
+#[test]
+fn decoding_attends_whatever_the_split() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "attention_decode") {
+        let head_dim = constant(&specialization, "HEAD_DIM");
+        let group = constant(&specialization, "GROUP");
+        for (rows, kv_heads, position) in [(1, 1, 0), (1, 2, 300), (3, 1, 64)] {
+            let case = Case::new(rows, group, kv_heads, head_dim, position);
+            let expected = case.expected();
+            for splits in [1, 3] {
+                let found = case.decode(device, &specialization, splits);
+                let what = format!("decode {:?} {splits}", specialization.constants());
+                assert_close(&what, &found, &expected, 5e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn prefill_attends_like_decoding() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "attention_prefill") {
+        let head_dim = constant(&specialization, "HEAD_DIM");
+        let group = constant(&specialization, "GROUP");
+        for (rows, kv_heads, position) in [(1, 1, 0), (19, 2, 0), (33, 1, 70)] {
+            let case = Case::new(rows, group, kv_heads, head_dim, position);
+            let params = Params::default()
+                .u(rows)
+                .u(case.heads())
+                .u(case.capacity)
+                .u(position)
+                .f(case.scale);
+            let results = device.run(
+                "attention_prefill",
+                &specialization,
+                &[
+                    bytes(&case.q),
+                    bytes(&case.keys),
+                    bytes(&case.values),
+                    vec![0xff; 4 * case.q.len()],
+                ],
+                params.bytes(),
+                [(rows * group).div_ceil(64), kv_heads, 1],
+            );
+            let what = format!("prefill {:?} {rows}", specialization.constants());
+            // Weights are f16 between the products.
+            assert_close(&what, &results.of::<f32>(3), &case.expected(), 4e-4);
+        }
+    }
+}
+
+#[test]
+fn a_step_is_rotation_and_decoding_in_one() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "attention_step") {
+        let head_dim = constant(&specialization, "HEAD_DIM");
+        let group = constant(&specialization, "GROUP");
+        let norm = text(&specialization, "NORM") == "true";
+        let split_pairs = text(&specialization, "PAIRING") == "half_split";
+        for (kv_heads, position, dims, splits) in [
+            (2, 0, head_dim, 1),
+            (2, 63, head_dim, 1),
+            (1, 50, head_dim / 2, 3),
+        ] {
+            let mut case = Case::new(1, group, kv_heads, head_dim, position);
+            let mut random = Random::new(14);
+            let k = random.values(kv_heads * head_dim);
+            let v = random.values(kv_heads * head_dim);
+            let norms = random.values(2 * head_dim);
+            let per_split = (position + 1).div_ceil(splits);
+            let heads = case.heads();
+            let params = Params::default()
+                .u(heads)
+                .u(case.capacity)
+                .u(position)
+                .u(splits)
+                .u(per_split)
+                .f(case.scale)
+                .u(dims)
+                .f(1e-6);
+            let stats = if splits == 1 { 0 } else { heads * splits * 2 };
+            let results = device.run(
+                "attention_step",
+                &specialization,
+                &[
+                    bytes(&case.q),
+                    bytes(&k),
+                    bytes(&v),
+                    bytes(&norms),
+                    bytes(&turns(dims)),
+                    bytes(&case.keys),
+                    bytes(&case.values),
+                    vec![0xff; 4 * (case.q.len() * splits + stats)],
+                ],
+                params.bytes(),
+                [splits, kv_heads, 1],
+            );
+            let found = if splits == 1 {
+                results.of::<f32>(7)
+            } else {
+                let all = results.of::<f32>(7);
+                let (parts, stats) = all.split_at(case.q.len() * splits);
+                let params = Params::default().u(heads).u(splits);
+                let combined = device.run(
+                    "attention_combine",
+                    &Specialization::new([("HEAD_DIM", head_dim)]),
+                    &[bytes(parts), bytes(stats), vec![0; 4 * case.q.len()]],
+                    params.bytes(),
+                    [heads, 1, 1],
+                );
+                combined.of(2)
+            };
+            // The same with a cache that has the token already.
+            let (q_norm, k_norm) = norms.split_at(head_dim);
+            let turn = |head: &[f32], weight| -> Vec<f32> {
+                let turned = turned(head, norm.then_some(weight), position, dims, split_pairs);
+                turned.into_iter().map(|x| x as f32).collect()
+            };
+            case.q = case
+                .q
+                .chunks_exact(head_dim)
+                .flat_map(|head| turn(head, q_norm))
+                .collect();
+            let (old_keys, old_values) = (case.keys.clone(), case.values.clone());
+            for h in 0..kv_heads {
+                let own = h * head_dim..(h + 1) * head_dim;
+                let key = turn(&k[own.clone()], k_norm);
+                for d in 0..head_dim {
+                    let eights = (h * (head_dim / 8) + d / 8) * case.capacity + position;
+                    case.keys[eights * 8 + d % 8] = f16::from_f32(key[d]);
+                    let at = (h * case.capacity + position) * head_dim + d;
+                    case.values[at] = f16::from_f32(v[own.start + d]);
+                }
+            }
+            let what = format!("step {:?} {position}", specialization.constants());
+            assert_close(&what, &found, &case.expected(), 2e-4);
+            assert_eq!(results.of::<f16>(6), case.values, "{what}");
+            let keys = results.of::<f16>(5).into_iter().map(f16::to_f32);
+            let expected: Vec<f64> = case.keys.iter().map(|&x| x.into()).collect();
+            assert_close(&what, &keys.collect::<Vec<_>>(), &expected, 6e-4);
+            assert!(old_keys != case.keys && old_values != case.values);
+        }
+    }
+}

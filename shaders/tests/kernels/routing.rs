@@ -1,0 +1,188 @@
+use crate::harness::{
+    Params, Random, assert_close, bytes, constant, device, specializations, text,
+};
+use crate::{norm::rms_norm, rows::stored};
+
+#[test]
+fn router_norms_and_multiplies() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "router") {
+        let format = text(&specialization, "FORMAT");
+        for (rows, width, experts) in [(1, 256, 16), (2, 130, 7)] {
+            let mut random = Random::new(8);
+            let (x, norm) = (random.values(rows * width), random.values(width));
+            let (stored, weights) = stored(format, &random.values(experts * width));
+            let params = Params::default().u(width).u(experts).f(1e-6);
+            let results = device.run(
+                "router",
+                &specialization,
+                &[
+                    bytes(&x),
+                    bytes(&norm),
+                    stored,
+                    vec![0; 4 * rows * width],
+                    vec![0; 4 * rows * experts],
+                ],
+                params.bytes(),
+                [
+                    experts.div_ceil(constant(&specialization, "PER_GROUP")),
+                    rows,
+                    1,
+                ],
+            );
+            let normed = rms_norm(&x, &norm, 1e-6);
+            assert_close("normed", &results.of::<f32>(3), &normed, 1e-6);
+            let mut logits = Vec::new();
+            for row in normed.chunks_exact(width) {
+                for weights in weights.chunks_exact(width) {
+                    let products = row.iter().zip(weights).map(|(x, &w)| x * f64::from(w));
+                    logits.push(products.sum::<f64>());
+                }
+            }
+            assert_close("logits", &results.of::<f32>(4), &logits, 3e-6);
+        }
+    }
+}
+
+/// What `treillage_moe::route` does, in the obvious way.
+fn route(row: &[f32], top_k: usize, normalize: bool) -> (Vec<u32>, Vec<f64>) {
+    let mut order: Vec<usize> = (0..row.len()).collect();
+    order.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap());
+    order.truncate(top_k);
+    let largest = f64::from(row[order[0]]);
+    let weight = |e: usize| (f64::from(row[e]) - largest).exp();
+    let sum: f64 = match normalize {
+        true => order.iter().map(|&e| weight(e)).sum(),
+        false => (0..row.len()).map(weight).sum(),
+    };
+    let weights = order.iter().map(|&e| weight(e) / sum).collect();
+    (order.into_iter().map(|e| e as u32).collect(), weights)
+}
+
+fn run_route(
+    specialization: &treillage_shaders::Specialization,
+    logits: &[f32],
+    experts: usize,
+    top_k: usize,
+    normalize: bool,
+) -> Option<(Vec<u32>, Vec<f32>, Vec<u32>)> {
+    let device = device()?;
+    let rows = logits.len() / experts;
+    let params = Params::default()
+        .u(experts)
+        .u(top_k)
+        .u(normalize.into())
+        .u(1);
+    let results = device.run(
+        "route",
+        specialization,
+        &[
+            bytes(logits),
+            vec![0xff; 4 * rows * top_k],
+            vec![0; 4 * rows * top_k],
+            vec![0; 12],
+        ],
+        params.bytes(),
+        [rows, 1, 1],
+    );
+    Some((results.of(1), results.of(2), results.of(3)))
+}
+
+#[test]
+fn route_equals_sorting() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "route") {
+        for (rows, experts, top_k, coarse) in [
+            (3, 128, 8, false),
+            (3, 128, 8, true),
+            (2, 512, 10, true),
+            (4, 6, 6, true),
+            (2, 130, 1, false),
+        ] {
+            for normalize in [false, true] {
+                let mut random = Random::new(9);
+                let mut logits: Vec<f32> = random
+                    .values(rows * experts)
+                    .iter()
+                    // Few distinct values, zeros of both signs among them: ties.
+                    .map(|x| if coarse { (x * 4.0).trunc() } else { x * 8.0 })
+                    .collect();
+                logits[1] = f32::NEG_INFINITY;
+                let Some((chosen, weights, flags)) =
+                    run_route(&specialization, &logits, experts, top_k, normalize)
+                else {
+                    return;
+                };
+                let mut expected = (Vec::new(), Vec::new());
+                for row in logits.chunks_exact(experts) {
+                    let (experts, weights) = route(row, top_k, normalize);
+                    expected.0.extend(experts);
+                    expected.1.extend(weights);
+                }
+                assert_eq!(chosen, expected.0);
+                assert_close("weights", &weights, &expected.1, 2e-6);
+                assert_eq!(flags, [0, 0, 0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn route_flags_what_is_not_finite_and_stays_in_range() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "route") {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+            let mut logits = Random::new(10).values(2 * 20);
+            logits[27] = bad;
+            logits[31] = bad;
+            let Some((chosen, _, flags)) = run_route(&specialization, &logits, 20, 20, true) else {
+                return;
+            };
+            assert_eq!(flags, [0, 1, 0], "{bad}");
+            for row in chosen.chunks_exact(20) {
+                let mut row = row.to_vec();
+                row.sort_unstable();
+                assert!(row.into_iter().eq(0..20));
+            }
+        }
+        let none = [f32::NEG_INFINITY; 20];
+        let found = run_route(&specialization, &none, 20, 2, false);
+        assert_eq!(found.map(|(_, _, flags)| flags), Some(vec![0, 1, 0]));
+    }
+}
+
+#[test]
+fn group_rows_is_a_stable_sort() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "group_rows") {
+        for (count, experts, only) in [(1, 4, 4), (2048, 128, 128), (777, 16, 3), (300, 5, 1)] {
+            let mut random = Random::new(11);
+            let chosen: Vec<u32> = (0..count).map(|_| random.below(only) as u32).collect();
+            let params = Params::default().u(count).u(experts);
+            let results = device.run(
+                "group_rows",
+                &specialization,
+                &[
+                    bytes(&chosen),
+                    vec![0xff; 4 * (experts + 1)],
+                    vec![0xff; 4 * count],
+                    vec![0xff; 4 * count],
+                ],
+                params.bytes(),
+                [experts, 1, 1],
+            );
+            let mut sources: Vec<u32> = (0..count as u32).collect();
+            sources.sort_by_key(|&i| chosen[i as usize]);
+            let offsets: Vec<u32> = (0..=experts as u32)
+                .map(|e| chosen.iter().filter(|&&c| c < e).count() as u32)
+                .collect();
+            let mut places = vec![0; count];
+            for (place, &source) in (0u32..).zip(&sources) {
+                places[source as usize] = place;
+            }
+            assert_eq!(results.of::<u32>(1), offsets);
+            assert_eq!(results.of::<u32>(2), sources);
+            assert_eq!(results.of::<u32>(3), places);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+// The factor of an RMS norm (arXiv 1910.07467), for kernels that norm what they read: from each lane's share of the sum of
+// squares. All lanes must call.
+//
+// constants  WG: workgroup size, a power of two; REDUCE: subgroup | workgroup
+
+//!use common/reduce_{{REDUCE}}
+
+fn inverse_rms(squares: f32, width: u32, epsilon: f32, l: Lanes) -> f32 {
+    return 1.0 / sqrt(workgroup_sum(squares, l) / f32(width) + epsilon);
+}

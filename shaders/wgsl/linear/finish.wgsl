@@ -1,0 +1,38 @@
+// From sums in the rotated basis to outputs.
+
+// What outputs `4 lane…` of a block are multiplied with, and what is added to them.
+struct Ends {
+    scale: vec4<f32>,
+    bias: vec4<f32>,
+    width: u32,
+}
+
+fn ends_of(place: Place, lane: u32) -> Ends {
+    var ends: Ends;
+    let columns = 64u * place.block + 2u * lane;
+    let svh = weights[place.header + 3u] + columns;
+    ends.scale = halves(svh, svh + 1u);
+    let bias = weights[place.header + 4u];
+    if bias != NONE {
+        ends.bias = halves(bias + columns, bias + columns + 1u);
+    }
+    ends.width = weights[place.header + 5u];
+    return ends;
+}
+
+{{STORE}}
+
+// The outputs of row `row` and columns `4 lane…` of the block. All lanes must call.
+fn finish(place: Place, ends: Ends, row: u32, rotated: vec4<f32>, at: u32) {
+    let y = fma(rotate(rotated, at), ends.scale, ends.bias);
+    let to = place.row + row;
+    if row < ROWS && to < place.end {
+        let column = 128u * place.block + 4u * (at & 31u);
+        let index = to * ends.width + column;
+        for (var c = 0u; c < 4u; c += 1u) {
+            if column + c < ends.width {
+                store(place.linear, index + c, y[c]);
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+// Each row has its expert, `picks[row]`.
+
+fn route(group: u32, place: ptr<function, Place>) -> bool {
+    (*place).row = group;
+    (*place).x_row = group / p.per_row;
+    (*place).end = group + 1u;
+    (*place).header += 8u * picks[group];
+    return true;
+}

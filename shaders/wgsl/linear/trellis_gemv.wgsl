@@ -1,0 +1,109 @@
+// out = x W (+ bias, + residual) for trellis-coded W and up to ROWS rows, straight from the packed words: a workgroup makes a
+// Hadamard block of 128 output columns from a range of input blocks.
+//
+// A team of 32 lanes decodes pairs of rows of tiles, 32 inputs by 128 outputs, of which a lane has 128 weights: four runs of 32 steps
+// of a tile's walk, all 16 inputs of two columns. A run is K words and the one before them, read together with those of the other
+// three; its windows stand at places known here, so that what is generated per weight (`DECODE`) is a shift, a mask, and the
+// codebook's arithmetic. Teams prepare
+// (scale, rotate, quantize) the blocks of activations for each other.
+//
+// With SPLITS, the input axis is cut among `grid.y` workgroups. They leave sums in `partials`; the last to arrive adds them up in
+// order, so that the result does not depend on who is last, and sets its counter back to 0.
+//
+// bindings   weights: u32, codes: the same in fours, slab of headers, words, scales (see the crate's README); x: f32 `[rows, width]`; by constants:
+//            picks (linear/route_…): u32, residual: f32 as out, out0…: f32 `[rows, outputs of the linear]`, partials, counters
+// grid       x: column blocks of all linears; y: splits; z: groups of rows
+// constants  TEAMS: teams of 32 lanes, LANES = 32 TEAMS; PARTS: teams that share an input block, BLOCKS = TEAMS / PARTS; ROWS;
+//            SLOTS = ROWS · BLOCKS, JOBS: SLOTS up to a multiple of TEAMS; ACTIVATIONS: exact | sign, with its constants; EXCHANGE; ROUTE; PAIR_FOURS:
+//            32 K; the rest is text from `trellis.rs`
+
+//!use linear/activations_{{ACTIVATIONS}}
+//!use linear/params
+
+{{BINDINGS}}
+
+const LANES = {{LANES}}u;
+const TEAMS = {{TEAMS}}u;
+const PARTS = {{PARTS}}u;
+const BLOCKS = {{BLOCKS}}u;
+
+// Of each row and block.
+var<workgroup> scales: array<Scales, {{JOBS}}>;
+// Sums of some rows: of each row, team, and four columns.
+var<workgroup> sums: array<vec4<f32>, {{SUM_ROWS}} * {{LANES}}>;
+
+//!use linear/activation
+//!use linear/finish
+
+{{GATHER}}
+
+@compute @workgroup_size({{LANES}})
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) at: u32,
+) {
+    let lane = at & 31u;
+    let team = at >> 5u;
+    let part = team % PARTS;
+    var place: Place;
+    if !locate(group, groups, &place) {
+        return;
+    }
+    // In fours of words, as they are read.
+    let words = weights[place.header + 1u] / 4u + place.block * p.blocks * (4u * {{PAIR_FOURS}}u);
+    let suh = weights[place.header + 2u];
+    let first = group.y * p.per_split;
+    let end = min(first + p.per_split, p.blocks);
+    // Of a run, the word before the first: the last of the run before, also round the walk.
+    let before = (lane & 24u) | ((lane + 7u) & 7u);
+
+    // Asked for early: it is far away.
+    let ends = ends_of(place, lane);
+
+    {{TOTALS}}
+    for (var base = first; base < end; base += BLOCKS) {
+        let mine = base + team / PARTS;
+        let live = mine < end;
+        // What takes longest to come is asked for first.
+        var word = words + (4u * mine + part * p.pairs) * {{PAIR_FOURS}}u;
+        {{AHEAD}}
+        if live {
+            {{FETCH_AHEAD}}
+        }
+        if base != first {
+            // Everyone is done with the last activations.
+            workgroupBarrier();
+        }
+        for (var job = team; job < {{JOBS}}u; job += TEAMS) {
+            let row = job / BLOCKS;
+            let block = base + job % BLOCKS;
+            // Inputs of one tile that meet the same eight steps of walks.
+            let channel = 128u * block + 16u * (lane >> 2u) + 2u * (lane & 3u);
+            var v = vec4<f32>();
+            if row < ROWS && block < end && place.row + row < place.end {
+                let scale = suh + channel / 2u;
+                v = activation(place.x_row + row, channel) * halves(scale, scale + 4u);
+            }
+            let scale = prepare(job, rotate(v, at), at);
+            if lane == 0u {
+                scales[job] = scale;
+            }
+        }
+        workgroupBarrier();
+        if live {
+            var near = 32u * (team / PARTS) + 8u * part * p.pairs;
+            {{ZERO}}
+            for (var pair = 0u; pair < p.pairs; pair += 1u) {
+                {{TAKE}}
+                // The words of the pair after this one, or once more those of the last.
+                word += select(0u, {{PAIR_FOURS}}u, pair + 1u < p.pairs);
+                {{FETCH_AHEAD}}
+                {{DECODE}}
+                near += 8u;
+            }
+            {{FLUSH}}
+        }
+    }
+    {{SUM_UP}}
+}
