@@ -1,0 +1,292 @@
+//! The device, and what all that is made on it shares.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use wgpu::{Features, Limits};
+
+use crate::buffer::{Buffer, BufferId};
+use crate::pipeline::Pipelines;
+use crate::{Adapter, AdapterKind, Error};
+
+/// Features that are used where the adapter has them.
+const WANTED: Features = Features::SHADER_F16
+    .union(Features::SHADER_I16)
+    .union(Features::SHADER_INT64)
+    .union(Features::SUBGROUP)
+    .union(Features::SUBGROUP_BARRIER)
+    .union(Features::TIMESTAMP_QUERY)
+    .union(Features::TIMESTAMP_QUERY_INSIDE_ENCODERS)
+    .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
+    .union(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+
+/// A binding never reaches 2 GiB: no driver takes more, and Metal's sizes are 32 bits.
+const MAX_BINDING: u64 = (1 << 31) - 1024;
+
+/// Whether naga puts its checks into kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// Every index clamped, every loop bounded: for tests.
+    Checked,
+    /// Kernels as they are written. Those of this crate are right in both, which tests show.
+    #[default]
+    Trusted,
+}
+
+/// How a [`Gpu`] is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Checks in kernels.
+    pub mode: Mode,
+    /// Time each kernel, where the adapter has timestamps.
+    pub profile: bool,
+    /// Multiply with exact activations also where bytes are faster.
+    pub exact: bool,
+    /// Do as if the adapter had no subgroup operations: for tests of the kernels that do without.
+    pub without_subgroups: bool,
+    /// Multiply many rows with cooperative matrices, where the adapter has them. Off, as their kernel has not yet been right
+    /// on hardware: docs/performance.md.
+    pub matrices: bool,
+}
+
+/// An open device. Cloning copies the handle.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inner>);
+
+struct Inner {
+    adapter: Adapter,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    limits: Limits,
+    features: Features,
+    matrices: Vec<wgpu::CooperativeMatrixProperties>,
+    options: Options,
+    pipelines: Pipelines,
+    /// Bytes of uploads that the device may not have taken yet.
+    staged: AtomicU64,
+    shared: Arc<Shared>,
+}
+
+/// What callbacks and dropped buffers reach without keeping the device alive.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    fault: Mutex<Option<Error>>,
+    dead: Mutex<Vec<BufferId>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Keeps the first fault: what follows comes of it.
+    fn report(&self, error: Error) {
+        lock(&self.fault).get_or_insert(error);
+    }
+
+    pub(crate) fn bury(&self, buffer: BufferId) {
+        lock(&self.dead).push(buffer);
+    }
+
+    pub(crate) fn take_dead(&self) -> Vec<BufferId> {
+        std::mem::take(&mut *lock(&self.dead))
+    }
+}
+
+impl Gpu {
+    /// Opens `adapter`, with all of its limits and what kernels can use of its features.
+    ///
+    /// # Errors
+    /// [`Error::MissingFeature`] if it has no immediates, [`Error::Open`] if the driver refuses.
+    pub fn open(adapter: &Adapter, options: Options) -> Result<Self, Error> {
+        let name = adapter.name().to_owned();
+        let mut features = adapter.features() & WANTED;
+        if options.without_subgroups {
+            features.remove(Features::SUBGROUP | Features::SUBGROUP_BARRIER);
+        }
+        if !options.matrices || options.without_subgroups {
+            features.remove(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        }
+        let needed = Features::IMMEDIATES;
+        if !adapter.features().contains(needed) {
+            return Err(Error::MissingFeature {
+                adapter: name,
+                feature: "immediate data (push constants)".to_owned(),
+            });
+        }
+        features |= needed;
+        let limits = adapter.limits();
+        let experimental = features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("treillage"),
+            required_features: features,
+            required_limits: limits.clone(),
+            experimental_features: match experimental {
+                // SAFETY: asks us to accept that the one experimental feature in `WANTED`, cooperative matrices, may
+                // have mistakes in it; kernels that use it are tested against those that do not.
+                true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+                false => wgpu::ExperimentalFeatures::disabled(),
+            },
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+        };
+        let opened = pollster::block_on(adapter.inner().request_device(&descriptor));
+        let (device, queue) = opened.map_err(|error| Error::Open {
+            adapter: name,
+            reason: error.to_string(),
+        })?;
+        let shared = Arc::new(Shared::default());
+        let faults = Arc::clone(&shared);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            faults.report(match error {
+                wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory {
+                    what: "work in flight".to_owned(),
+                    bytes: 0,
+                },
+                other => Error::Refused(other.to_string()),
+            });
+        }));
+        let faults = Arc::clone(&shared);
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                faults.report(Error::Lost(message));
+            }
+        });
+        Ok(Self(Arc::new(Inner {
+            matrices: match experimental {
+                true => adapter.cooperative_matrices(),
+                false => Vec::new(),
+            },
+            adapter: adapter.clone(),
+            device,
+            queue,
+            limits,
+            features,
+            options,
+            pipelines: Pipelines::default(),
+            staged: AtomicU64::new(0),
+            shared,
+        })))
+    }
+
+    /// What it was opened from.
+    pub fn adapter(&self) -> &Adapter {
+        &self.0.adapter
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> Options {
+        self.0.options
+    }
+
+    /// What kernels may use.
+    pub fn features(&self) -> Features {
+        self.0.features
+    }
+
+    /// Whether kernels may use subgroup operations.
+    pub fn has_subgroups(&self) -> bool {
+        self.0.features.contains(Features::SUBGROUP)
+    }
+
+    /// Whether kernels may use half precision.
+    pub fn has_f16(&self) -> bool {
+        self.0.features.contains(Features::SHADER_F16)
+    }
+
+    /// Fewest and most invocations of a subgroup.
+    pub fn subgroup_sizes(&self) -> (u32, u32) {
+        self.0.adapter.subgroup_sizes()
+    }
+
+    /// Matrices that subgroups multiply together; none where there is no such unit, or kernels must not use it.
+    pub fn cooperative_matrices(&self) -> &[wgpu::CooperativeMatrixProperties] {
+        &self.0.matrices
+    }
+
+    /// The device's limits.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// Most bytes that a kernel sees in one binding.
+    pub fn max_binding(&self) -> u64 {
+        let limits = &self.0.limits;
+        let binding = limits.max_storage_buffer_binding_size;
+        // Sizes of bindings are whole words.
+        binding.min(limits.max_buffer_size).min(MAX_BINDING) / 4 * 4
+    }
+
+    /// Whether it computes on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.0.adapter.kind() == AdapterKind::Software
+    }
+
+    /// The device, for what this crate does not wrap.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// Its queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    pub(crate) fn pipelines(&self) -> &Pipelines {
+        &self.0.pipelines
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Counts `bytes` more that are staged, and gives the sum.
+    pub(crate) fn staged(&self, bytes: u64) -> u64 {
+        self.0.staged.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+
+    pub(crate) fn reset_staged(&self) {
+        self.0.staged.store(0, Ordering::Relaxed);
+    }
+
+    /// A buffer of `bytes` for kernels, filled with zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] naming `what`, or [`Error::TooLarge`] if kernels could not see all of it.
+    pub fn buffer(&self, what: &str, bytes: u64) -> Result<Buffer, Error> {
+        Buffer::new(self, what, bytes)
+    }
+
+    /// Fails with the first fault that the device reported since it was opened.
+    ///
+    /// # Errors
+    /// The fault. It stays: a device that failed once is not to be trusted again.
+    pub fn check(&self) -> Result<(), Error> {
+        match &*lock(&self.0.shared.fault) {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for all submitted work.
+    ///
+    /// # Errors
+    /// Whatever the device reports meanwhile.
+    pub fn wait(&self) -> Result<(), Error> {
+        let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        match polled {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::Lost(error.to_string())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gpu")
+            .field("adapter", &self.adapter().name())
+            .field("options", &self.options())
+            .finish_non_exhaustive()
+    }
+}

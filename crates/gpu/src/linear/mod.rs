@@ -1,0 +1,133 @@
+//! Linear layers.
+//!
+//! The contract between the ops (`backend`) and the kernels of this folder:
+//!
+//! - [`Linear`] is one matrix, or the same matrix of all experts, stacked, on the device, in whatever format.
+//! - [`project`] multiplies one input with several linears: q, k and v; gate and up.
+//! - [`project_experts`] multiplies rows each with the matrix of its own expert.
+//!
+//! Inputs and outputs are f32 `[rows, width]` of the layers' logical (unpadded) widths; rotations, scales and biases of a
+//! format are inside. Which kernel runs is up to the number of rows, the format and the device.
+
+mod dispatch;
+mod kernels;
+mod store;
+
+use treillage_backend::{Error, LinearShape, LinearWeights};
+
+use crate::{Context, Slice, Tensor};
+
+pub(crate) use kernels::Kernels;
+
+/// Which rows meet which expert.
+#[derive(Clone, Copy, Debug)]
+pub enum ExpertRows<'a> {
+    /// Few rows: output row `r` is row `r / per_row` of the input times the matrix of expert `experts[r]`, for `rows`
+    /// output rows; `experts` holds u32 on the device.
+    Picked {
+        /// Expert of each output row.
+        experts: &'a Slice,
+        /// Output rows.
+        rows: usize,
+        /// Output rows of each input row.
+        per_row: usize,
+    },
+    /// Many rows: input row `r` is times the matrix of the expert `e` with `offsets[e] ≤ r < offsets[e + 1]`, u32 on the
+    /// device, for `rows` rows.
+    Grouped {
+        /// First row of each expert, and the number of rows: `experts + 1` values.
+        offsets: &'a Slice,
+        /// Rows of input and output.
+        rows: usize,
+    },
+}
+
+/// A linear layer on the device: one, or a stack of experts of the same size.
+#[derive(Debug)]
+pub struct Linear {
+    shape: LinearShape,
+    experts: usize,
+    stored: store::Stored,
+}
+
+impl Linear {
+    /// Loads one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `weights` are not of that size; whatever the device reports.
+    pub fn load(
+        context: &Context,
+        weights: &LinearWeights,
+        shape: LinearShape,
+    ) -> Result<Self, Error> {
+        Self::stack(context, std::slice::from_ref(weights), shape)
+    }
+
+    /// Loads one for each expert; formats may differ between experts.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub fn stack(
+        context: &Context,
+        weights: &[LinearWeights],
+        shape: LinearShape,
+    ) -> Result<Self, Error> {
+        let [linear] = Self::stack_together(context, [(weights, shape)])?;
+        Ok(linear)
+    }
+
+    /// Loads several stacks next to each other, so that those that share an input can be multiplied at once.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub fn stack_together<const N: usize>(
+        context: &Context,
+        stacks: [(&[LinearWeights], LinearShape); N],
+    ) -> Result<[Self; N], Error> {
+        let stored = store::store(context, &stacks)?;
+        let mut linears = stacks
+            .into_iter()
+            .zip(stored)
+            .map(|((weights, shape), stored)| Self {
+                shape,
+                experts: weights.len(),
+                stored,
+            });
+        Ok(std::array::from_fn(|_| {
+            linears
+                .next()
+                .expect("as many are stored as there are stacks")
+        }))
+    }
+
+    /// Its logical size.
+    pub fn shape(&self) -> LinearShape {
+        self.shape
+    }
+}
+
+/// `linear(x)`, plus `residual` if there is one, for each of `linears`.
+///
+/// # Errors
+/// [`Error::Shape`] for a wrong width; whatever the device reports.
+pub fn project(
+    context: &Context,
+    x: &Tensor,
+    linears: &[&Linear],
+    residual: Option<&Tensor>,
+) -> Result<Vec<Tensor>, Error> {
+    dispatch::run(context, x, dispatch::Rows::All, linears, residual)
+}
+
+/// Rows of `x` times the matrices of their experts, for each of `stacks`.
+///
+/// # Errors
+/// [`Error::Shape`] for a wrong width; whatever the device reports.
+pub fn project_experts(
+    context: &Context,
+    x: &Tensor,
+    rows: ExpertRows<'_>,
+    stacks: &[&Linear],
+) -> Result<Vec<Tensor>, Error> {
+    dispatch::run(context, x, dispatch::Rows::Experts(rows), stacks, None)
+}

@@ -1,0 +1,395 @@
+//! Causal grouped-query attention over a cache in f16.
+
+use bytemuck::{Pod, Zeroable};
+use treillage_backend::{AttentionInputs, AttentionSpec, Error, RopePairing};
+
+use super::WORKGROUP;
+use super::norm::Norm;
+use super::rope::{RopeTable, RopeTables};
+use super::rows::resize;
+use crate::buffer::BufferId;
+use crate::context::Constant;
+use crate::{Context, Slice, Tensor};
+
+/// Widths of a head that kernels exist for; others are padded with zeros to the next.
+const HEAD_DIMS: [usize; 3] = [64, 128, 256];
+/// Rows up to which the context is split over workgroups: more of them fill a device by themselves.
+const MAX_SPLIT_ROWS: usize = 4;
+/// Query heads to a head of keys that the splitting kernel has registers for.
+const MAX_SPLIT_GROUP: usize = 16;
+/// Positions that a part of the context has at the least.
+const MIN_SPLIT: usize = 256;
+/// Parts of the context at the most: with the heads, more workgroups than any device runs at once.
+const MAX_SPLITS: usize = 64;
+/// Capacities are multiples of this, so that kernels may read whole tiles.
+const TILE: usize = 64;
+
+/// Keys and values of one layer, for one sequence, in f16: `[kv_heads, head_dim / 8, capacity, 8]` and `[kv_heads, capacity,
+/// head_dim]`. All of the memory is taken when the cache is made, so that what kernels bind stays where it is.
+#[derive(Debug)]
+pub struct KvCache {
+    spec: AttentionSpec,
+    /// Tokens that fit, as asked for.
+    capacity: usize,
+    /// Tokens that there is memory for.
+    room: usize,
+    len: usize,
+    /// Width of a head as kernels see it.
+    padded: usize,
+    keys: Slice,
+    values: Slice,
+    table: RopeTable,
+    norms: Option<HeadNorms>,
+}
+
+/// The norms of query and key heads, `[2, head_dim]`.
+#[derive(Debug)]
+struct HeadNorms {
+    of: [(BufferId, u64, u64); 2],
+    weights: Slice,
+    epsilon: f32,
+}
+
+impl KvCache {
+    pub(crate) fn new(
+        context: &Context,
+        tables: &RopeTables,
+        spec: &AttentionSpec,
+        capacity: usize,
+    ) -> Result<Self, Error> {
+        check_spec(spec)?;
+        let Some(padded) = HEAD_DIMS.into_iter().find(|&dim| dim >= spec.head_dim) else {
+            return Err(Error::Device(format!(
+                "heads of {} values: GPU kernels take at most {}",
+                spec.head_dim,
+                HEAD_DIMS[HEAD_DIMS.len() - 1]
+            )));
+        };
+        let room = capacity.max(1).next_multiple_of(TILE);
+        let bytes = 2 * (spec.kv_heads * room * padded) as u64;
+        let gpu = context.gpu();
+        Ok(Self {
+            spec: *spec,
+            capacity,
+            room,
+            len: 0,
+            padded,
+            keys: gpu.buffer("the cache of keys", bytes)?.slice(),
+            values: gpu.buffer("the cache of values", bytes)?.slice(),
+            table: tables.get(context, spec.rope, room)?,
+            norms: None,
+        })
+    }
+
+    /// Tokens in it.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Forgets all but the first `len` tokens.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Fails unless this cache is for `spec` and `tokens` more fit.
+    fn check(&self, spec: &AttentionSpec, tokens: usize) -> Result<(), Error> {
+        Error::check_shape("query heads of a cache", self.spec.heads, spec.heads)?;
+        Error::check_shape("key heads of a cache", self.spec.kv_heads, spec.kv_heads)?;
+        Error::check_shape("head width of a cache", self.spec.head_dim, spec.head_dim)?;
+        let needed = self.len + tokens;
+        if needed > self.capacity {
+            return Err(Error::CacheFull {
+                capacity: self.capacity,
+                needed,
+            });
+        }
+        Ok(())
+    }
+
+    /// The norms of heads side by side, as the kernel wants them: laid out once, for the layer that the cache belongs to.
+    fn head_norms(
+        &mut self,
+        context: &Context,
+        q: Option<&Norm>,
+        k: Option<&Norm>,
+    ) -> Result<Option<(Slice, f32)>, Error> {
+        let (q, k) = match (q, k) {
+            (None, None) => return Ok(None),
+            (Some(q), Some(k)) if q.epsilon() == k.epsilon() => (q, k),
+            _ => {
+                let reason = "norms of queries and keys with one epsilon, or neither";
+                return Err(Error::Device(format!("GPU kernels take {reason}")));
+            }
+        };
+        let (dim, padded) = (self.spec.head_dim, self.padded);
+        for norm in [q, k] {
+            Error::check_shape("width of an RMS norm", norm.values().len(), dim)?;
+        }
+        let of = [q.key(), k.key()];
+        let known = self.norms.take().filter(|norms| norms.of == of);
+        let norms = match known {
+            Some(norms) => norms,
+            None => {
+                // The kernel takes the mean over the padded width; of the zeros there it must not know.
+                let share = (dim as f32) / (padded as f32);
+                let mut weights = vec![0.0; 2 * padded];
+                for (place, norm) in weights.chunks_exact_mut(padded).zip([q, k]) {
+                    for (weight, value) in place.iter_mut().zip(norm.values()) {
+                        *weight = value * share.sqrt();
+                    }
+                }
+                HeadNorms {
+                    of,
+                    weights: context
+                        .slabs
+                        .put("norms of heads", bytemuck::cast_slice(&weights))?,
+                    epsilon: q.epsilon() * share,
+                }
+            }
+        };
+        let found = (norms.weights.clone(), norms.epsilon);
+        self.norms = Some(norms);
+        Ok(Some(found))
+    }
+}
+
+fn check_spec(spec: &AttentionSpec) -> Result<(), Error> {
+    let sizes = [
+        ("query heads", spec.heads),
+        ("key heads", spec.kv_heads),
+        ("width of a head", spec.head_dim),
+    ];
+    for (what, size) in sizes {
+        Error::check_shape(what, size.max(1), size)?;
+    }
+    Error::check_shape(
+        format!("query heads over {} key heads", spec.kv_heads),
+        spec.heads.next_multiple_of(spec.kv_heads),
+        spec.heads,
+    )?;
+    Error::check_shape(
+        "rotated values of a head, an even number",
+        spec.rope.dims.next_multiple_of(2).min(spec.head_dim & !1),
+        spec.rope.dims,
+    )
+}
+
+/// What attention reads.
+pub(crate) type Attention<'a> = AttentionInputs<'a, Tensor, Norm>;
+
+/// Attention of new tokens to the cache and to each other.
+pub(crate) fn attend(
+    context: &Context,
+    inputs: &Attention<'_>,
+    spec: &AttentionSpec,
+    cache: &mut KvCache,
+) -> Result<Tensor, Error> {
+    let AttentionInputs { q, k, v, .. } = *inputs;
+    let (wide, narrow) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    q.check_width("width of queries", wide)?;
+    k.check_width("width of keys", narrow)?;
+    v.check_width("width of values", narrow)?;
+    Error::check_shape("tokens of keys", q.rows(), k.rows())?;
+    Error::check_shape("tokens of values", q.rows(), v.rows())?;
+    cache.check(spec, q.rows())?;
+    let norms = cache.head_norms(context, inputs.q_norm, inputs.k_norm)?;
+
+    let (dim, padded) = (spec.head_dim, cache.padded);
+    let fit = |x: &Tensor, from: usize, to: usize| match from == to {
+        true => Ok(x.clone()),
+        false => resize(context, x, from, to),
+    };
+    let rotated = append(
+        context,
+        [
+            &fit(q, dim, padded)?,
+            &fit(k, dim, padded)?,
+            &fit(v, dim, padded)?,
+        ],
+        spec,
+        cache,
+        norms,
+    )?;
+    let group = spec.heads / spec.kv_heads;
+    let out = if q.rows() <= MAX_SPLIT_ROWS && group <= MAX_SPLIT_GROUP {
+        split(context, &rotated, spec, cache)?
+    } else {
+        tiled(context, &rotated, spec, cache)?
+    };
+    let out = fit(&out, padded, dim)?;
+    cache.len += q.rows();
+    Ok(out)
+}
+
+/// Norms and rotates heads of queries and keys, and appends keys and values to the cache. Gives the queries.
+fn append(
+    context: &Context,
+    [q, k, v]: [&Tensor; 3],
+    spec: &AttentionSpec,
+    cache: &KvCache,
+    norms: Option<(Slice, f32)>,
+) -> Result<Tensor, Error> {
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Params {
+        heads: u32,
+        kv_heads: u32,
+        capacity: u32,
+        position: u32,
+        dims: u32,
+        epsilon: f32,
+    }
+    let rotated = context.tensor(q.rows(), q.width())?;
+    let pairing = match spec.rope.pairing {
+        RopePairing::HalfSplit => "half_split",
+    };
+    let normed = norms.is_some();
+    let (weights, epsilon) = norms.unwrap_or_else(|| (cache.table.turns.clone(), 0.0));
+    let params = Params {
+        heads: spec.heads as u32,
+        kv_heads: spec.kv_heads as u32,
+        capacity: cache.room as u32,
+        position: cache.len as u32,
+        dims: spec.rope.dims as u32,
+        epsilon,
+    };
+    context.run(
+        "rope_append",
+        &[
+            ("HEAD_DIM", (cache.padded as u32).into()),
+            ("WG", (cache.padded as u32 / 2).into()),
+            ("NORM", normed.into()),
+            ("PAIRING", pairing.into()),
+            ("REDUCE", context.reduce()),
+        ],
+        &[
+            &q.slice(),
+            &k.slice(),
+            &v.slice(),
+            &weights,
+            &cache.table.turns,
+            &rotated.slice(),
+            &cache.keys,
+            &cache.values,
+        ],
+        &params,
+        [params.heads + 2 * params.kv_heads, q.rows() as u32, 1],
+    )?;
+    Ok(rotated)
+}
+
+fn shape_constants(spec: &AttentionSpec, cache: &KvCache) -> [(&'static str, Constant); 2] {
+    [
+        ("HEAD_DIM", (cache.padded as u32).into()),
+        ("GROUP", ((spec.heads / spec.kv_heads) as u32).into()),
+    ]
+}
+
+/// Few queries: workgroups share the context.
+fn split(
+    context: &Context,
+    q: &Tensor,
+    spec: &AttentionSpec,
+    cache: &KvCache,
+) -> Result<Tensor, Error> {
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Params {
+        heads: u32,
+        capacity: u32,
+        position: u32,
+        splits: u32,
+        per_split: u32,
+        scale: f32,
+    }
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Combine {
+        heads: u32,
+        splits: u32,
+    }
+    let tokens = cache.len + q.rows();
+    let most = tokens.div_ceil(MIN_SPLIT).min(MAX_SPLITS);
+    let per_split = tokens.div_ceil(most).next_multiple_of(MIN_SPLIT);
+    let splits = tokens.div_ceil(per_split);
+    let parts = context.tensor(q.rows() * splits, q.width())?;
+    let stats = context.tensor(q.rows() * splits, 2 * spec.heads)?;
+    let params = Params {
+        heads: spec.heads as u32,
+        capacity: cache.room as u32,
+        position: cache.len as u32,
+        splits: splits as u32,
+        per_split: per_split as u32,
+        scale: spec.scale,
+    };
+    let [dim, group] = shape_constants(spec, cache);
+    context.run(
+        "attention_decode",
+        &[
+            dim,
+            group,
+            ("WG", WORKGROUP.into()),
+            ("REDUCE", context.reduce()),
+        ],
+        &[
+            &q.slice(),
+            &cache.keys,
+            &cache.values,
+            &parts.slice(),
+            &stats.slice(),
+        ],
+        &params,
+        [params.splits, spec.kv_heads as u32, q.rows() as u32],
+    )?;
+    if splits == 1 {
+        return Ok(parts);
+    }
+    let out = context.tensor(q.rows(), q.width())?;
+    context.run(
+        "attention_combine",
+        &[dim],
+        &[&parts.slice(), &stats.slice(), &out.slice()],
+        &Combine {
+            heads: params.heads,
+            splits: params.splits,
+        },
+        [params.heads, q.rows() as u32, 1],
+    )?;
+    Ok(out)
+}
+
+/// Many queries: workgroups share them.
+fn tiled(
+    context: &Context,
+    q: &Tensor,
+    spec: &AttentionSpec,
+    cache: &KvCache,
+) -> Result<Tensor, Error> {
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Params {
+        rows: u32,
+        heads: u32,
+        capacity: u32,
+        position: u32,
+        scale: f32,
+    }
+    const QUERIES: usize = 64;
+    let out = context.tensor(q.rows(), q.width())?;
+    let params = Params {
+        rows: q.rows() as u32,
+        heads: spec.heads as u32,
+        capacity: cache.room as u32,
+        position: cache.len as u32,
+        scale: spec.scale,
+    };
+    let queries = q.rows() * (spec.heads / spec.kv_heads);
+    context.run(
+        "attention_prefill",
+        &shape_constants(spec, cache),
+        &[&q.slice(), &cache.keys, &cache.values, &out.slice()],
+        &params,
+        [queries.div_ceil(QUERIES) as u32, spec.kv_heads as u32, 1],
+    )?;
+    Ok(out)
+}

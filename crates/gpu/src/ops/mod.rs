@@ -1,0 +1,24 @@
+//! What an architecture asks for, op by op: each a few dispatches.
+
+mod attention;
+mod embedding;
+mod experts;
+mod norm;
+mod rope;
+mod rows;
+mod sample;
+
+pub use attention::KvCache;
+pub use embedding::Embedding;
+pub use experts::Experts;
+pub use norm::Norm;
+pub use sample::Tokens;
+
+pub(crate) use attention::attend;
+pub(crate) use experts::{Watch, first, mlp, moe};
+pub(crate) use rope::RopeTables;
+pub(crate) use rows::{select, upload};
+pub(crate) use sample::sample;
+
+/// Lanes of a workgroup, where nothing speaks for another number.
+const WORKGROUP: u32 = 256;

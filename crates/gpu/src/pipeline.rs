@@ -1,0 +1,213 @@
+//! Kernels, compiled.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::{Error, Gpu, Mode};
+
+/// Most bytes of immediate data that a kernel reads: what every adapter accepts.
+pub const MAX_IMMEDIATES: u32 = 128;
+/// Most buffers that a kernel binds: what every adapter accepts.
+pub const MAX_BINDINGS: usize = 8;
+
+/// A compiled kernel. Cloning copies the handle.
+#[derive(Clone, Debug)]
+pub struct Pipeline(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: u32,
+    name: String,
+    raw: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+    bindings: usize,
+}
+
+impl Pipeline {
+    /// What it was called when it was compiled.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// How many buffers it binds.
+    pub fn bindings(&self) -> usize {
+        self.0.bindings
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id
+    }
+
+    pub(crate) fn raw(&self) -> &wgpu::ComputePipeline {
+        &self.0.raw
+    }
+
+    pub(crate) fn layout(&self) -> &wgpu::BindGroupLayout {
+        &self.0.layout
+    }
+}
+
+/// All that was compiled on a device, by source and constants.
+#[derive(Debug, Default)]
+pub(crate) struct Pipelines(Mutex<HashMap<Key, Pipeline>>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    source: String,
+    overrides: Vec<(String, u64)>,
+}
+
+impl Gpu {
+    /// Compiles `source`, composed WGSL with the entry point `main`, once: asked again, it gives the same pipeline.
+    /// `overrides` are values of its `override` constants; `name` is for messages and profiles.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the device's compiler refuses it, or it binds more than kernels may.
+    pub fn pipeline(
+        &self,
+        name: &str,
+        source: &str,
+        overrides: &[(&str, f64)],
+    ) -> Result<Pipeline, Error> {
+        let key = Key {
+            source: source.to_owned(),
+            overrides: overrides
+                .iter()
+                .map(|&(constant, value)| (constant.to_owned(), value.to_bits()))
+                .collect(),
+        };
+        // Held while compiling: two threads that want the same kernel compile it once.
+        let pipelines = &self.pipelines().0;
+        let mut pipelines = pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines.get(&key) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = self.compile(name, source, overrides)?;
+        pipelines.insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    fn compile(
+        &self,
+        name: &str,
+        source: &str,
+        overrides: &[(&str, f64)],
+    ) -> Result<Pipeline, Error> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let refuse = |reason: String| Error::Kernel {
+            kernel: name.to_owned(),
+            reason,
+        };
+        let bindings = bindings(source);
+        if bindings.len() > MAX_BINDINGS {
+            return Err(refuse(format!(
+                "{} buffers, at most {MAX_BINDINGS}",
+                bindings.len()
+            )));
+        }
+        let device = self.device();
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let entries: Vec<_> = (0..)
+            .zip(&bindings)
+            .map(|(binding, &access)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage {
+                        read_only: access == Access::Read,
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(name),
+            entries: &entries,
+        });
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(name),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
+        let trusted = self.options().mode == Mode::Trusted;
+        let module = match trusted {
+            // SAFETY: kernels of this workspace index within what their dispatch binds, bound their loops and guard their
+            // divisions by themselves; each is tested to give the same in both modes.
+            true => unsafe {
+                device.create_shader_module_trusted(
+                    descriptor,
+                    wgpu::ShaderRuntimeChecks::unchecked(),
+                )
+            },
+            false => device.create_shader_module(descriptor),
+        };
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: match source.contains("var<immediate>") {
+                true => MAX_IMMEDIATES,
+                false => 0,
+            },
+        });
+        let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: overrides,
+                zero_initialize_workgroup_memory: !trusted,
+            },
+            cache: None,
+        });
+        let errors = [internal, scope].map(|scope| pollster::block_on(scope.pop()));
+        if let Some(error) = errors.into_iter().flatten().next() {
+            return Err(refuse(error.to_string()));
+        }
+        Ok(Pipeline(Arc::new(Inner {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            name: name.to_owned(),
+            raw,
+            layout,
+            bindings: bindings.len(),
+        })))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+/// How `source` accesses its buffers, in the order of their bindings: each is declared `var<storage, read>` or `var<storage,
+/// read_write>`, numbered from 0 on without gaps.
+fn bindings(source: &str) -> Vec<Access> {
+    source
+        .split("var<storage")
+        .skip(1)
+        .filter_map(|declaration| declaration.split('>').next())
+        .map(|access| match access.contains("read_write") {
+            true => Access::Write,
+            false => Access::Read,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bindings_are_found_in_the_source() {
+        let source = "
+            @group(0) @binding(0) var<storage, read> x: array<f32>;
+            @group(0) @binding(1) var<storage,read_write> y: array<f32>;
+            var<immediate> p: Params;";
+        assert_eq!(bindings(source), [Access::Read, Access::Write]);
+        assert_eq!(bindings("fn main() {}"), []);
+    }
+}

@@ -1,0 +1,159 @@
+//! What the backend is built on: memory, kernels, the order of recorded work, profiles.
+#![allow(clippy::unwrap_used, reason = "what is not there is a failed test")]
+
+mod support;
+
+use support::open;
+use treillage_gpu::{Arena, Error, Gpu, Mode, Options, Pipeline, Recorder, Slabs, Slice};
+
+fn each_mode(test: impl Fn(&Gpu)) {
+    for mode in [Mode::Checked, Mode::Trusted] {
+        let options = Options {
+            mode,
+            ..Options::default()
+        };
+        if let Some(gpu) = open(options) {
+            test(&gpu);
+        }
+    }
+}
+
+/// `out = a + b`.
+fn add(gpu: &Gpu) -> Pipeline {
+    let source = treillage_shaders::compose("add", &[("WG", "64")]).unwrap();
+    gpu.pipeline("add", &source, &[]).unwrap()
+}
+
+fn floats(slice: &Slice, recorder: &Recorder) -> Vec<f32> {
+    bytemuck::pod_collect_to_vec(&recorder.read(slice).unwrap())
+}
+
+#[test]
+fn recorded_work_runs_in_order() {
+    each_mode(|gpu| {
+        let recorder = Recorder::new(gpu);
+        let add = add(gpu);
+        let [a, b, c] = [(); 3].map(|()| gpu.buffer("numbers", 400).unwrap().slice());
+        let values: Vec<f32> = (0..100).map(|i| i as f32).collect();
+        recorder.write(&a, bytemuck::cast_slice(&values));
+        recorder.write(&b, bytemuck::cast_slice(&[1f32; 100]));
+        let count = 100u32.to_le_bytes();
+        recorder.dispatch(&add, &[&a, &b, &c], &count, [2, 1, 1]);
+        // A write between two kernels is seen by the second only.
+        recorder.write(&b, bytemuck::cast_slice(&[1000f32; 100]));
+        recorder.dispatch(&add, &[&c, &b, &a], &count, [2, 1, 1]);
+        let expected: Vec<f32> = values.iter().map(|x| x + 1001.0).collect();
+        assert_eq!(floats(&a, &recorder), expected);
+        let first: Vec<f32> = values.iter().map(|x| x + 1.0).collect();
+        assert_eq!(floats(&c, &recorder), first);
+        let counts = recorder.counts();
+        assert_eq!((counts.dispatches, counts.submissions), (2, 2));
+    });
+}
+
+#[test]
+fn a_repeated_step_runs_in_the_same_memory() {
+    each_mode(|gpu| {
+        let recorder = Recorder::new(gpu);
+        let arena = Arena::new(gpu);
+        let add = add(gpu);
+        let mut after_first = None;
+        for _ in 0..5 {
+            let x = arena.lend(4000).unwrap();
+            let mut y = arena.lend(4000).unwrap();
+            for _ in 0..7 {
+                let z = arena.lend(4000).unwrap();
+                let slices = [x.range(0, 4000), y.range(0, 4000), z.range(0, 4000)];
+                let slices = [&slices[0], &slices[1], &slices[2]];
+                recorder.dispatch(&add, &slices, &1000u32.to_le_bytes(), [16, 1, 1]);
+                // What `y` was is lent again by the next round.
+                y = z;
+            }
+            recorder.submit();
+            let seen = (recorder.counts().bind_groups, arena.bytes());
+            assert_eq!(*after_first.get_or_insert(seen), seen);
+        }
+        assert_eq!(arena.bytes(), 3 * 4096);
+        arena.trim();
+        assert_eq!(arena.bytes(), 0);
+    });
+}
+
+#[test]
+fn uploads_arrive_whole() {
+    each_mode(|gpu| {
+        let recorder = Recorder::new(gpu);
+        let slabs = Slabs::new(gpu);
+        let odd: Vec<u8> = (0..1001).map(|i| i as u8).collect();
+        let first = slabs.put("odd", &odd).unwrap();
+        let large: Vec<u8> = (0..20 << 20).map(|i: u32| (i % 251) as u8).collect();
+        let second = slabs.put("large", &large).unwrap();
+        let third = slabs.cut("filled", 3 << 20).unwrap();
+        gpu.upload_with(&third, 0, 3 << 20, 12, |at, piece| {
+            assert!(at % 12 == 0);
+            for (i, byte) in piece.iter_mut().enumerate() {
+                *byte = ((at + i) / 12) as u8;
+            }
+        })
+        .unwrap();
+        assert_eq!(recorder.read(&first).unwrap()[..1001], odd);
+        assert!(recorder.read(&second).unwrap() == large);
+        let filled = recorder.read(&third).unwrap();
+        assert!(filled.iter().enumerate().all(|(i, &b)| b == (i / 12) as u8));
+        assert_eq!(slabs.bytes(), (1 << 20) + (20 << 20) + (3 << 20));
+    });
+}
+
+#[test]
+fn faults_are_errors_that_say_what_to_do() {
+    let Some(gpu) = open(Options::default()) else {
+        return;
+    };
+    let error = gpu.pipeline("broken", "fn main( {", &[]).unwrap_err();
+    assert!(matches!(&error, Error::Kernel { kernel, .. } if kernel == "broken"));
+    let buffers: String = (0..9)
+        .map(|i| format!("@group(0) @binding({i}) var<storage, read> b{i}: array<u32>;\n"))
+        .collect();
+    let error = gpu.pipeline("wide", &buffers, &[]).unwrap_err();
+    assert!(error.to_string().contains("at most 8"), "{error}");
+    let limit = gpu.max_binding();
+    let error = gpu.buffer("everything", limit + 4).unwrap_err();
+    assert!(error.to_string().starts_with("everything takes"), "{error}");
+    assert!(
+        gpu.check().is_ok(),
+        "what was returned is not reported again"
+    );
+
+    let recorder = Recorder::new(&gpu);
+    let slice = gpu.buffer("one", 256).unwrap().slice();
+    // A kernel that writes what it reads is refused, and the next read tells.
+    recorder.dispatch(&add(&gpu), &[&slice, &slice, &slice], &[0; 4], [1, 1, 1]);
+    assert!(matches!(recorder.read(&slice), Err(Error::Refused(_))));
+}
+
+#[test]
+fn profiles_count_what_ran() {
+    let Some(gpu) = open(Options {
+        profile: true,
+        ..Options::default()
+    }) else {
+        return;
+    };
+    let recorder = Recorder::new(&gpu);
+    let add = add(&gpu);
+    let [a, b, c] = [(); 3].map(|()| gpu.buffer("numbers", 4096).unwrap().slice());
+    // More than are timed between two submissions.
+    for _ in 0..1500 {
+        recorder.dispatch(&add, &[&a, &b, &c], &1024u32.to_le_bytes(), [16, 1, 1]);
+    }
+    let Some(profile) = recorder.take_profile() else {
+        eprintln!("skipped: the device has no clock");
+        return;
+    };
+    let (name, kernel) = profile.kernels().next().unwrap();
+    assert_eq!((name, kernel.dispatches), ("add", 1500));
+    assert_eq!(kernel.work.bytes, 1500 * 3 * 4096);
+    assert!(kernel.time.as_nanos() > 0 && kernel.bandwidth() > 0.0);
+    assert_eq!(profile.time(), kernel.time);
+    assert!(recorder.take_profile().unwrap().kernels().next().is_none());
+}

@@ -1,0 +1,30 @@
+//! Opens a device for a test, if there is one.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use treillage_gpu::{Adapters, Gpu, Options};
+
+/// A device, or `None`, said aloud, where there is no adapter. With `TREILLAGE_REQUIRE_GPU` set that is a failure.
+/// `TREILLAGE_GPU` chooses an adapter by its number.
+pub(crate) fn open(options: Options) -> Option<Gpu> {
+    let adapters = Adapters::find();
+    let number = std::env::var("TREILLAGE_GPU").ok();
+    let found = match number.map(|n| n.parse::<usize>()) {
+        Some(Ok(index)) => adapters.get(index),
+        Some(Err(error)) => panic!("TREILLAGE_GPU: {error}"),
+        None => adapters.first(),
+    };
+    match found {
+        Ok(adapter) => match Gpu::open(adapter, options) {
+            Ok(gpu) => Some(gpu),
+            Err(error) => panic!("{error}"),
+        },
+        Err(error) => {
+            assert!(
+                std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none(),
+                "{error}"
+            );
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
