@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use commands::{chat, demo, dequantize, eval, generate, inspect, quantize};
+use commands::{chat, demo, dequantize, devices, eval, generate, inspect, quantize};
 
 /// Quantizes mixture-of-experts language models to 1-8 bits per weight and runs them
 #[derive(Parser)]
@@ -47,6 +47,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Turn a quantized checkpoint back into 16-bit weights that any other tool reads
     Dequantize(dequantize::Args),
+    /// List the GPUs of this machine
+    Devices,
 }
 
 fn main() -> ExitCode {
@@ -70,5 +72,6 @@ fn run(cli: Cli) -> Result<()> {
         Command::Chat(args) => chat::run(&args, json),
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Dequantize(args) => dequantize::run(&args, json),
+        Command::Devices => devices::run(json),
     }
 }

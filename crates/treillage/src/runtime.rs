@@ -3,44 +3,133 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use treillage_backend::Inference;
 use treillage_checkpoint::{Checkpoint, ModelConfig};
 use treillage_cpu::{CpuBackend, Options};
+use treillage_gpu::{Adapters, GpuBackend};
 use treillage_model::Model;
 
 pub(crate) use treillage_cpu::Arithmetic;
 
-/// What models run on. There is one backend; another one makes this an enum.
+/// What quantizes: calibration and encoding run on the CPU.
 pub(crate) type Backend = CpuBackend;
+
+/// What runs models, as the command line chose: commands are written once, for any [`Runs`].
+pub(crate) enum Runner {
+    Cpu(CpuBackend),
+    Gpu(Box<GpuBackend>),
+}
+
+/// A backend as commands see it.
+pub(crate) trait Runs: Inference + Sized {
+    /// Whether it multiplies some packed linears with 8-bit activations.
+    fn uses_int8(&self) -> bool;
+
+    /// One on the same device that computes with all the precision that weights have.
+    fn exact(&self) -> Result<Self>;
+}
+
+impl Runs for CpuBackend {
+    fn uses_int8(&self) -> bool {
+        self.options().arithmetic == Arithmetic::Int8
+    }
+
+    fn exact(&self) -> Result<Self> {
+        Ok(backend(Arithmetic::Exact))
+    }
+}
+
+impl Runs for GpuBackend {
+    fn uses_int8(&self) -> bool {
+        !self.gpu().options().exact
+    }
+
+    fn exact(&self) -> Result<Self> {
+        let options = treillage_gpu::Options {
+            exact: true,
+            ..self.gpu().options()
+        };
+        Ok(GpuBackend::new(self.gpu().adapter(), options)?)
+    }
+}
 
 /// Where to compute.
 #[derive(clap::Args)]
 pub(crate) struct DeviceArgs {
-    /// What computes
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    /// What computes: cpu, gpu, gpu:N (see `treillage devices`), or auto for a GPU if there is one
+    #[arg(long, default_value = "cpu")]
     device: Device,
     /// Threads; by default, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Device {
+    /// A GPU if there is one, never a driver that computes on the CPU.
+    Auto,
     Cpu,
+    /// Number N of `treillage devices`.
+    Gpu(usize),
+}
+
+impl FromStr for Device {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "gpu" => Ok(Device::Gpu(0)),
+            _ => {
+                let number = text.strip_prefix("gpu:").and_then(|n| n.parse().ok());
+                number
+                    .map(Device::Gpu)
+                    .ok_or("expected auto, cpu, gpu or gpu:N")
+            }
+        }
+    }
 }
 
 impl DeviceArgs {
-    /// Starts the threads.
+    /// What quantizes, its threads started.
     pub(crate) fn backend(&self, arithmetic: Arithmetic) -> Result<Backend> {
-        let Device::Cpu = self.device;
+        if let Device::Gpu(_) = self.device {
+            bail!("--device gpu: quantizing runs on the CPU (--device cpu)");
+        }
+        self.start_threads()?;
+        Ok(backend(arithmetic))
+    }
+
+    /// What runs models, its threads started.
+    fn runner(&self, arithmetic: Arithmetic) -> Result<Runner> {
+        self.start_threads()?;
+        let cpu = || Runner::Cpu(backend(arithmetic));
+        let adapters = match self.device {
+            Device::Cpu => return Ok(cpu()),
+            Device::Auto | Device::Gpu(_) => Adapters::find(),
+        };
+        let adapter = match self.device {
+            Device::Gpu(index) => adapters.get(index)?,
+            Device::Cpu | Device::Auto => match adapters.hardware() {
+                Some(adapter) => adapter,
+                None => return Ok(cpu()),
+            },
+        };
+        let options = treillage_gpu::Options::default();
+        Ok(Runner::Gpu(Box::new(GpuBackend::new(adapter, options)?)))
+    }
+
+    fn start_threads(&self) -> Result<()> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads.map_or(0, usize::from))
             .build_global()
-            .context("cannot start threads")?;
-        Ok(backend(arithmetic))
+            .context("cannot start threads")
     }
 }
 
@@ -49,7 +138,7 @@ impl DeviceArgs {
 pub(crate) struct RuntimeArgs {
     #[command(flatten)]
     device: DeviceArgs,
-    /// How packed linears are multiplied, token by token: with 8-bit activations, twice as fast, or exactly
+    /// How the CPU multiplies packed linears, token by token: with 8-bit activations, twice as fast, or exactly
     #[arg(long, value_enum, default_value_t = ArithmeticChoice::Int8)]
     arithmetic: ArithmeticChoice,
 }
@@ -61,16 +150,16 @@ enum ArithmeticChoice {
 }
 
 impl RuntimeArgs {
-    /// Starts the threads.
-    pub(crate) fn backend(&self) -> Result<Backend> {
-        self.device.backend(match self.arithmetic {
+    /// What runs models, its threads started.
+    pub(crate) fn runner(&self) -> Result<Runner> {
+        self.device.runner(match self.arithmetic {
             ArithmeticChoice::Int8 => Arithmetic::Int8,
             ArithmeticChoice::Exact => Arithmetic::Exact,
         })
     }
 }
 
-/// A backend on the threads that there are.
+/// A CPU backend on the threads that there are.
 pub(crate) fn backend(arithmetic: Arithmetic) -> Backend {
     CpuBackend::new(Options {
         arithmetic,
@@ -79,13 +168,13 @@ pub(crate) fn backend(arithmetic: Arithmetic) -> Backend {
 }
 
 /// A model, ready to run on the backend that it was loaded for.
-pub(crate) struct LoadedModel {
+pub(crate) struct LoadedModel<B: Inference> {
     checkpoint: Checkpoint,
-    pub(crate) model: Model<Backend>,
+    pub(crate) model: Model<B>,
 }
 
-impl LoadedModel {
-    pub(crate) fn open(backend: &Backend, dir: &Path) -> Result<Self> {
+impl<B: Runs> LoadedModel<B> {
+    pub(crate) fn open(backend: &B, dir: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(dir)?;
         let model = Model::load(backend, &checkpoint, checkpoint.config())?;
         Ok(Self { checkpoint, model })
@@ -96,12 +185,12 @@ impl LoadedModel {
     }
 
     /// Whether `backend` multiplies some of its linears with 8-bit activations.
-    pub(crate) fn uses_int8(&self, backend: &Backend) -> bool {
+    pub(crate) fn uses_int8(&self, backend: &B) -> bool {
         let int8 = |name: &str| {
             let leaf = name.rsplit('.').next().unwrap_or(name);
             ["mul1", "weight_packed", "qweight"].contains(&leaf)
         };
-        backend.options().arithmetic == Arithmetic::Int8 && self.checkpoint.names().any(int8)
+        backend.uses_int8() && self.checkpoint.names().any(int8)
     }
 }
 
@@ -116,4 +205,21 @@ pub(crate) fn weight_bytes(dir: &Path) -> Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named() {
+        let device = |text: &str| text.parse::<Device>();
+        assert_eq!(device("auto"), Ok(Device::Auto));
+        assert_eq!(device("cpu"), Ok(Device::Cpu));
+        assert_eq!(device("gpu"), Ok(Device::Gpu(0)));
+        assert_eq!(device("gpu:3"), Ok(Device::Gpu(3)));
+        for wrong in ["", "GPU", "gpu:", "gpu:-1", "gpu:x", "cuda"] {
+            assert!(device(wrong).is_err(), "{wrong}");
+        }
+    }
 }

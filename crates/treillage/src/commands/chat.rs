@@ -19,7 +19,7 @@ use crate::{
         sampling::SamplingArgs,
     },
     output,
-    runtime::{LoadedModel, RuntimeArgs},
+    runtime::{LoadedModel, Runner, Runs, RuntimeArgs},
 };
 
 /// Starts the conversation over.
@@ -46,11 +46,17 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let backend = args.runtime.backend()?;
+    match args.runtime.runner()? {
+        Runner::Cpu(backend) => run_on(&backend, args, json),
+        Runner::Gpu(backend) => run_on(&*backend, args, json),
+    }
+}
+
+fn run_on<B: Runs>(backend: &B, args: &Args, json: bool) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.dir)?;
     let template = ChatTemplate::open(&args.dir)?;
-    let loaded = LoadedModel::open(&backend, &args.dir)?;
-    let mut session = loaded.model.session(&backend, args.context)?;
+    let loaded = LoadedModel::open(backend, &args.dir)?;
+    let mut session = loaded.model.session(backend, args.context)?;
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         sampling: args.sampling.options(),

@@ -17,7 +17,7 @@ use treillage_model::{
 use crate::{
     output,
     progress::Evaluating,
-    runtime::{self, Arithmetic, Backend, LoadedModel, RuntimeArgs},
+    runtime::{LoadedModel, Runner, Runs, RuntimeArgs},
     table::{Table, grouped},
 };
 
@@ -53,21 +53,18 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         length: args.context,
         limit: args.windows.map(NonZeroUsize::get),
     };
-    let backend = args.runtime.backend()?;
-    let report = evaluate(
-        &backend,
-        &args.dir,
-        args.reference.as_deref(),
-        &tokens,
-        windows,
-        Evaluating::new(!json, "eval".to_owned()),
-    )?;
+    let (dir, reference) = (&args.dir, args.reference.as_deref());
+    let progress = Evaluating::new(!json, "eval".to_owned());
+    let report = match args.runtime.runner()? {
+        Runner::Cpu(on) => evaluate(&on, dir, reference, &tokens, windows, progress)?,
+        Runner::Gpu(on) => evaluate(&*on, dir, reference, &tokens, windows, progress)?,
+    };
     output::print(&report, json)
 }
 
 /// Evaluates the checkpoint in `dir`, against the one in `reference` if there is one.
-pub(crate) fn evaluate(
-    backend: &Backend,
+pub(crate) fn evaluate<B: Runs>(
+    backend: &B,
     dir: &Path,
     reference: Option<&Path>,
     tokens: &[u32],
@@ -85,7 +82,7 @@ pub(crate) fn evaluate(
         }
         Some(dir) => {
             // The reference is what is true: it is never computed with less precision than it has.
-            let exact = runtime::backend(Arithmetic::Exact);
+            let exact = backend.exact()?;
             let reference = LoadedModel::open(&exact, dir)?;
             let mut original = reference.model.session(&exact, windows.length)?;
             let found = evaluate::compare(&mut session, &mut original, tokens, windows, &mut show)?;
@@ -110,9 +107,9 @@ pub(crate) fn evaluate(
 }
 
 /// How far the int8 path is from the exact one, token by token as in generation; `None` where it is not in use.
-fn int8_deviation(
-    backend: &Backend,
-    loaded: &LoadedModel,
+fn int8_deviation<B: Runs>(
+    backend: &B,
+    loaded: &LoadedModel<B>,
     dir: &Path,
     tokens: &[u32],
 ) -> Result<Option<Deviation>> {
@@ -120,7 +117,7 @@ fn int8_deviation(
         return Ok(None);
     }
     let tokens = &tokens[..tokens.len().min(DEVIATION_TOKENS)];
-    let exact = runtime::backend(Arithmetic::Exact);
+    let exact = backend.exact()?;
     let reference = LoadedModel::open(&exact, dir)?;
     let deviation = evaluate::deviation(
         &mut loaded.model.session(backend, tokens.len())?,

@@ -12,7 +12,7 @@ use treillage_model::{
 use crate::{
     commands::sampling::SamplingArgs,
     output,
-    runtime::{Backend, LoadedModel, RuntimeArgs},
+    runtime::{LoadedModel, Runner, Runs, RuntimeArgs},
 };
 
 #[derive(clap::Args)]
@@ -38,9 +38,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let backend = args.runtime.backend()?;
+    match args.runtime.runner()? {
+        Runner::Cpu(backend) => run_on(&backend, args, json),
+        Runner::Gpu(backend) => run_on(&*backend, args, json),
+    }
+}
+
+fn run_on<B: Runs>(backend: &B, args: &Args, json: bool) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.dir)?;
-    let loaded = LoadedModel::open(&backend, &args.dir)?;
+    let loaded = LoadedModel::open(backend, &args.dir)?;
     let prompt = tokenizer.encode_with_special(&args.prompt)?;
     let context = args
         .context
@@ -56,7 +62,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             SpecialTokens::Skip
         },
     };
-    let mut session = loaded.model.session(&backend, context)?;
+    let mut session = loaded.model.session(backend, context)?;
     let generated = stream(&mut session, &tokenizer, &prompt, &options, json)?;
     let speed = Speed::of(&generated);
     if json {
@@ -83,8 +89,8 @@ struct Report<'a> {
 }
 
 /// Generates and prints the text as it comes, or keeps silent for a machine that wants it whole.
-pub(crate) fn stream(
-    session: &mut Session<'_, Backend>,
+pub(crate) fn stream<B: Runs>(
+    session: &mut Session<'_, B>,
     tokenizer: &Tokenizer,
     prompt: &[u32],
     options: &GenerateOptions,

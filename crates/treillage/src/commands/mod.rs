@@ -3,6 +3,7 @@
 pub(crate) mod chat;
 pub(crate) mod demo;
 pub(crate) mod dequantize;
+pub(crate) mod devices;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod inspect;
