@@ -1,6 +1,7 @@
 //! What does accumulating a Hessian cost, for one long batch and for many short ones, as experts see them?
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use half::bf16;
 use treillage_linalg::{Hessian, Precision};
 
 const TOKENS: usize = 2048;
@@ -22,6 +23,11 @@ fn update(c: &mut Criterion) {
                 b.iter(|| hessian.update(&rows));
             });
         }
+        let narrow: Vec<bf16> = rows.iter().map(|&x| bf16::from_f32(x)).collect();
+        let mut hessian = Hessian::new(features);
+        group.bench_function(BenchmarkId::new("F32 from bf16", features), |b| {
+            b.iter(|| hessian.update_bf16(&narrow));
+        });
         let mut hessian = Hessian::new(features);
         group.bench_function(BenchmarkId::new("F32 in batches of 8", features), |b| {
             b.iter(|| {

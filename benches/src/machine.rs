@@ -57,7 +57,8 @@ fn features() -> Vec<&'static str> {
         "avx512bw",
         "avx512vl",
         "avx512vbmi",
-        "avx512vnni"
+        "avx512vnni",
+        "avx512bf16"
     )
     .into_iter()
     .filter_map(|(present, name)| present.then_some(name))

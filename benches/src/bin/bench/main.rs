@@ -4,6 +4,7 @@
 mod decode;
 mod encode;
 mod gptq;
+mod gpu_linear;
 mod linear;
 
 use std::{fmt, path::PathBuf, process::ExitCode, str::FromStr};
@@ -32,6 +33,8 @@ enum What {
     Linear(linear::Args),
     /// The stages of MR-GPTQ: milliseconds, and error of the layer
     Gptq(gptq::Args),
+    /// Packed linears on a GPU: microseconds, weights per second, share of the copy bandwidth
+    GpuLinear(gpu_linear::Args),
     /// A random model: prefill and decode, tokens per second
     Decode(decode::Args),
 }
@@ -104,6 +107,7 @@ fn run() -> Result<()> {
         What::Encode(args) => encode::run(&args)?,
         What::Linear(args) => linear::run(&args)?,
         What::Gptq(args) => gptq::run(&args)?,
+        What::GpuLinear(args) => gpu_linear::run(&args)?,
         What::Decode(args) => decode::run(&args)?,
     };
     let path = artifact.write(cli.out.as_deref())?;

@@ -9,9 +9,10 @@ mod reference;
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
+use half::bf16;
 use nalgebra::DMatrix;
 use serde_json::{Value, json};
-use treillage_benches::{artifact::Artifact, random};
+use treillage_benches::{artifact::Artifact, random, timing::Timings};
 use treillage_gptq::{
     Calibration, Config, Format, MxRule, Rotation, ScaleRule, Solver, quantize_linear,
 };
@@ -177,6 +178,8 @@ fn measure(
         args.tokens,
         numpy_rate.map_or(String::new(), |rate| format!(", numpy's {rate:.0}"))
     );
+    let bf16_rate = bf16_rate(args, inputs, &x)?;
+    println!("Hessian from bf16 activations: {bf16_rate:.0} GFLOP/s");
     println!("format  rotation            hessian  cholesky  quantize     total  ms, median");
     for format in &args.formats {
         let config = config(format, args.rotation)?;
@@ -209,6 +212,7 @@ fn measure(
             "gemm_gflops": gemm_rate,
             "numpy_gemm_gflops": numpy_rate,
             "hessian_gflops": rate,
+            "hessian_bf16_gflops": bf16_rate,
             "errors": errors,
         }));
     }
@@ -352,4 +356,16 @@ fn gemm_rates(reference: Option<&mut Reference>) -> Result<(f64, Option<f64>)> {
         }
     }
     Ok((2.0 * (N * N * N) as f64 / best / 1e9, numpy))
+}
+
+/// GFLOP/s, counted as one triangle, of the Hessian stage when activations are bf16; the median run.
+fn bf16_rate(args: &Args, inputs: usize, x: &[f32]) -> Result<f64> {
+    let x: Vec<bf16> = x.iter().map(|&value| bf16::from_f32(value)).collect();
+    let timings = Timings::of(args.repeats, || -> Result<()> {
+        let mut hessian = Hessian::new(inputs);
+        hessian.update_bf16(&x)?;
+        std::hint::black_box(hessian.mean());
+        Ok(())
+    })?;
+    Ok(args.tokens as f64 * (inputs * inputs) as f64 / timings.median() / 1e9)
 }
