@@ -2,9 +2,10 @@
 //!
 //! While a job runs, the folder holds nothing but `.treillage/`: `job.json` with the job's settings, one complete
 //! safetensors file for each group that is done, and whatever the caller keeps in `state/`. Finishing writes the
-//! checkpoint's files one by one, each beside and renamed, then renames `.treillage/` to `.treillage-finished/` and
-//! removes it. Whenever the process dies, the next one finds either an unfinished job, which it goes on with, or the
-//! second folder, which it removes. Every file is a function of the job alone, so that interruptions leave no trace.
+//! checkpoint's files one by one, each beside and renamed, then moves the job's description out of `.treillage/`, as the
+//! file `.treillage-finished`, removes the folder and last that file. Whenever the process dies, the next one finds either
+//! an unfinished job, which it goes on with, or the description of a finished one, which it cleans up after. Every file
+//! is a function of the job alone, so that interruptions leave no trace.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -50,11 +51,9 @@ impl Job {
             lock,
         };
         let (work, finished) = (dir.join(WORK), dir.join(FINISHED));
-        if finished.join(JOB).exists() && config::read(&finished.join(JOB))? == wanted {
+        if finished.exists() && config::read(&finished)? == wanted {
             return Ok(job(None));
         }
-        // Died between removing the description and the folder; fails, rightly, if it is not empty.
-        let _ = fs::remove_dir(&finished);
         let described = work.join(JOB);
         if !described.exists() {
             fs::create_dir_all(dir).map_err(io_error)?;
@@ -138,11 +137,16 @@ impl Job {
             write_files(&self, &parts.collect::<Result<Vec<_>>>()?)?;
             // Closed first, because some systems do not rename a folder with open files.
             self.lock = None;
-            fs::rename(self.dir.join(WORK), &finished)
+            let described = self.dir.join(WORK).join(JOB);
+            fs::rename(&described, &finished)
                 .and_then(|()| sync_dir(&self.dir))
-                .map_err(|cause| Error::io("rename", &self.dir.join(WORK), cause))?;
+                .map_err(|cause| Error::io("rename", &described, cause))?;
         }
-        remove(&finished).map_err(|cause| Error::io("remove", &finished, cause))
+        let work = self.dir.join(WORK);
+        if work.exists() {
+            fs::remove_dir_all(&work).map_err(|cause| Error::io("remove", &work, cause))?;
+        }
+        fs::remove_file(&finished).map_err(|cause| Error::io("remove", &finished, cause))
     }
 
     fn part(&self, index: usize) -> PathBuf {
@@ -150,20 +154,6 @@ impl Job {
             .join(WORK)
             .join(format!("part-{index:05}.safetensors"))
     }
-}
-
-/// Removes a finished job's folder, its description last: while that is there, the rest is known to be rubbish.
-fn remove(finished: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(finished)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else if entry.file_name() != JOB {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    fs::remove_file(finished.join(JOB))?;
-    fs::remove_dir(finished)
 }
 
 /// The path of the first field in which two job descriptions differ.
