@@ -1,3 +1,5 @@
+use crate::Error;
+
 /// Rotary position embedding (RoFormer, arXiv 2104.09864) over the first [`Rope::dims`] values of each head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
@@ -29,4 +31,31 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// Positions.
     pub rope: Rope,
+}
+
+impl AttentionSpec {
+    /// Checks that no size is zero, that key heads divide query heads, and that an even number of a head's values rotate.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming the size that does not fit.
+    pub fn check(&self) -> Result<(), Error> {
+        let sizes = [
+            ("query heads", self.heads),
+            ("key heads", self.kv_heads),
+            ("width of a head", self.head_dim),
+        ];
+        for (what, size) in sizes {
+            Error::check_shape(what, size.max(1), size)?;
+        }
+        Error::check_shape(
+            format!("query heads over {} key heads", self.kv_heads),
+            self.heads.next_multiple_of(self.kv_heads),
+            self.heads,
+        )?;
+        Error::check_shape(
+            "rotated values of a head, an even number",
+            self.rope.dims.next_multiple_of(2).min(self.head_dim & !1),
+            self.rope.dims,
+        )
+    }
 }

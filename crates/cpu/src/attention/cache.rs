@@ -76,25 +76,7 @@ impl Head {
 
 impl KvCache {
     pub(crate) fn new(spec: &AttentionSpec, capacity: usize) -> Result<Self, Error> {
-        let sizes = [
-            ("query heads", spec.heads),
-            ("key heads", spec.kv_heads),
-            ("width of a head", spec.head_dim),
-        ];
-        for (what, size) in sizes {
-            Error::check_shape(what, size.max(1), size)?;
-        }
-        Error::check_shape(
-            format!("query heads over {} key heads", spec.kv_heads),
-            spec.heads.next_multiple_of(spec.kv_heads),
-            spec.heads,
-        )?;
-        let most = spec.head_dim & !1;
-        Error::check_shape(
-            "rotated values of a head, an even number",
-            spec.rope.dims.next_multiple_of(2).min(most),
-            spec.rope.dims,
-        )?;
+        spec.check()?;
         let mut heads = Vec::new();
         heads.resize_with(spec.kv_heads, || Head::new(spec.head_dim));
         Ok(Self {

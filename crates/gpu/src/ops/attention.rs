@@ -57,7 +57,7 @@ impl KvCache {
         spec: &AttentionSpec,
         capacity: usize,
     ) -> Result<Self, Error> {
-        check_spec(spec)?;
+        spec.check()?;
         let Some(padded) = HEAD_DIMS.into_iter().find(|&dim| dim >= spec.head_dim) else {
             return Err(Error::Device(format!(
                 "heads of {} values: GPU kernels take at most {}",
@@ -151,27 +151,6 @@ impl KvCache {
         self.norms = Some(norms);
         Ok(Some(found))
     }
-}
-
-fn check_spec(spec: &AttentionSpec) -> Result<(), Error> {
-    let sizes = [
-        ("query heads", spec.heads),
-        ("key heads", spec.kv_heads),
-        ("width of a head", spec.head_dim),
-    ];
-    for (what, size) in sizes {
-        Error::check_shape(what, size.max(1), size)?;
-    }
-    Error::check_shape(
-        format!("query heads over {} key heads", spec.kv_heads),
-        spec.heads.next_multiple_of(spec.kv_heads),
-        spec.heads,
-    )?;
-    Error::check_shape(
-        "rotated values of a head, an even number",
-        spec.rope.dims.next_multiple_of(2).min(spec.head_dim & !1),
-        spec.rope.dims,
-    )
 }
 
 /// What attention reads.
