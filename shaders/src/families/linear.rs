@@ -218,9 +218,17 @@ fn trellis_gemm() -> Vec<Specialization> {
         route: Route::Grouped,
         residual: false,
         split: false,
+        matrices: true,
+        exchange: Exchange::Subgroup,
     };
     let mut kernels = vec![
         first,
+        TrellisGemm {
+            rows: 16,
+            matrices: false,
+            exchange: Exchange::Workgroup,
+            ..first
+        },
         TrellisGemm {
             rows: 16,
             route: Route::All,

@@ -21,6 +21,10 @@ pub struct TrellisGemm {
     pub residual: bool,
     /// Whether the input axis is cut.
     pub split: bool,
+    /// Whether subgroups multiply matrices; else each lane has a column.
+    pub matrices: bool,
+    /// How teams exchange.
+    pub exchange: Exchange,
 }
 
 /// A kernel `linear/trellis_rotate`.
@@ -58,7 +62,15 @@ impl TrellisGemm {
         Specialization::new([
             ("ROWS", self.rows.to_string()),
             ("ROUTE", self.route.name().to_owned()),
-            ("EXCHANGE", Exchange::Subgroup.name().to_owned()),
+            ("EXCHANGE", self.exchange.name().to_owned()),
+            (
+                "ENABLE",
+                match self.matrices {
+                    true => "enable wgpu_cooperative_matrix;".to_owned(),
+                    false => String::new(),
+                },
+            ),
+            ("LANES", "128".to_owned()),
             ("PAIR_WORDS", (128 * bits).to_string()),
             (
                 "BINDINGS",
@@ -74,9 +86,12 @@ impl TrellisGemm {
             ),
             (
                 "ACCUMULATORS",
-                lines((0..self.rows / 16).flat_map(|m| {
-                    (0..2).map(move |n| format!("var sums{m}_{n} = coop_mat16x16<f32, C>();"))
-                })),
+                match self.matrices {
+                    true => lines((0..self.rows / 16).flat_map(|m| {
+                        (0..2).map(move |n| format!("var sums{m}_{n} = coop_mat16x16<f32, C>();"))
+                    })),
+                    false => lines((0..self.rows).map(|r| format!("var sum{r} = 0.0;"))),
+                },
             ),
             (
                 "AHEAD",
@@ -115,6 +130,18 @@ impl TrellisGemm {
 
     fn multiply(&self) -> String {
         let mut text = String::new();
+        if !self.matrices {
+            text += "for (var k = 0u; k < 32u; k += 1u) {
+let w = f32(decoded[step + STRIDE * at + k]);
+";
+            for r in 0..self.rows {
+                let _ = writeln!(
+                    text,
+                    "sum{r} = fma(f32(x[inputs + {r}u * x_stride + k]), w, sum{r});"
+                );
+            }
+            return text + "}";
+        }
         for k in [0, 16] {
             for n in 0..2 {
                 let column = 16 * n;
@@ -148,7 +175,11 @@ impl TrellisGemm {
             if m > 0 {
                 text += "workgroupBarrier();\n";
             }
-            for n in 0..2 {
+            for r in (0..16).filter(|_| !self.matrices) {
+                let row = 132 * r;
+                let _ = writeln!(text, "stage[{row}u + at] = sum{};", 16 * m + r);
+            }
+            for n in (0..2).filter(|_| self.matrices) {
                 let column = 16 * n;
                 let _ = writeln!(
                     text,

@@ -1,5 +1,6 @@
-// out = x W (+ bias, + residual) for trellis-coded W and many rows, by cooperative matrices of 16 × 16 × 16: a workgroup of four
-// subgroups of 32 makes ROWS rows of a Hadamard block of 128 output columns.
+// out = x W (+ bias, + residual) for trellis-coded W and many rows: a workgroup makes ROWS rows of a Hadamard block of 128 output
+// columns. Its four subgroups of 32 multiply cooperative matrices of 16 × 16 × 16, or, in the twin for adapters without them, its lanes
+// have a column each.
 //
 // Weights are decoded once for all rows, 32 inputs at a time, to f16 in workgroup memory, exactly as the format says. Activations come
 // from linear/trellis_rotate, straight from its output; rows that are not the workgroup's are multiplied too and go nowhere.
@@ -10,10 +11,10 @@
 //            counters as in linear/trellis_gemv
 // grid       x: column blocks; y: splits; z: groups of rows
 // constants  ROWS: a multiple of 16; ROUTE; BITS; PAIR_WORDS: 128 K; the rest is text from `trellis.rs`
-// needs      subgroups of 32, f16, cooperative matrices
+// needs      f16; with matrices, subgroups of 32 and the feature EXPERIMENTAL_COOPERATIVE_MATRIX
 
 enable f16;
-enable wgpu_cooperative_matrix;
+{{ENABLE}}
 
 //!use linear/params
 //!use linear/team
@@ -40,7 +41,7 @@ var<workgroup> has_work: u32;
 
 {{GATHER}}
 
-@compute @workgroup_size(128)
+@compute @workgroup_size({{LANES}})
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,

@@ -315,6 +315,10 @@ impl Job<'_> {
 
     /// Whether subgroups multiply matrices as `linear/trellis_gemm` does.
     fn has_matrices(&self) -> bool {
+        self.exchange() == Exchange::Subgroup && self.knows_matrices()
+    }
+
+    fn knows_matrices(&self) -> bool {
         use wgpu::CooperativeScalarType::{F16, F32};
         let gpu = self.context.gpu();
         let fits = |m: &wgpu::CooperativeMatrixProperties| {
@@ -341,7 +345,8 @@ impl Job<'_> {
             Route::All | Route::Picked => self.rows,
             Route::Grouped => self.rows / experts.max(1),
         };
-        let rows = if many > 24 { 64 } else { 16 };
+        let matrices = self.has_matrices();
+        let rows = if matrices && many > 24 { 64 } else { 16 };
         let blocks = linear.shape.in_features.div_ceil(BLOCK);
         // Two halves a word, and rows for the last workgroup to read beyond those that there are.
         let rotated = self.context.tensor(self.rows + rows, blocks * BLOCK / 2)?;
@@ -374,6 +379,8 @@ impl Job<'_> {
             route: self.route,
             residual: self.residual.is_some(),
             split: splits > 1,
+            matrices,
+            exchange: self.exchange(),
         });
         let grid = [columns, splits, groups];
         let work = self.work(kind, &[product], &rotated);
@@ -399,7 +406,7 @@ impl Job<'_> {
         let gpu = self.context.gpu();
         let experts = products[0].0.experts;
         let rows = self.rows_at_once(experts);
-        if rows >= MATRIX_ROWS && self.has_matrices() {
+        if rows >= MATRIX_ROWS && gpu.has_f16() {
             for &product in products {
                 self.matrices(x, kind, bits, codebook, product)?;
             }
