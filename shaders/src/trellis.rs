@@ -3,8 +3,10 @@
 use std::fmt::Write;
 
 mod gemm;
+mod matmul;
 
 pub use gemm::{TrellisGemm, TrellisRotate};
+pub use matmul::{TrellisDecode, TrellisFinish, TrellisMatmul};
 
 use crate::Specialization;
 use crate::linear::{Exchange, Route, bindings, lines, store};

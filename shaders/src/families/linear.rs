@@ -5,7 +5,10 @@ use crate::{
     linear::{Exchange, Route},
     registry::{Family, source},
     rows::{Arrange, RowsGemv, Scales, Weights},
-    trellis::{Activations, Codebook, TrellisGemm, TrellisGemv, TrellisRotate},
+    trellis::{
+        Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemm, TrellisGemv,
+        TrellisMatmul, TrellisRotate,
+    },
 };
 
 pub(crate) const FAMILY: Family = Family {
@@ -29,8 +32,11 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/scales_f16"),
         source!("linear/scales_f32"),
         source!("linear/team"),
+        source!("linear/trellis_decode"),
+        source!("linear/trellis_finish"),
         source!("linear/trellis_gemm"),
         source!("linear/trellis_gemv"),
+        source!("linear/trellis_matmul"),
         source!("linear/trellis_rotate"),
         source!("linear/weights_bf16"),
         source!("linear/weights_byte"),
@@ -50,6 +56,21 @@ pub(crate) const FAMILY: Family = Family {
             name: TrellisGemm::SOURCE,
             hot: true,
             specializations: trellis_gemm,
+        },
+        Kernel {
+            name: TrellisDecode::SOURCE,
+            hot: false,
+            specializations: trellis_decode,
+        },
+        Kernel {
+            name: TrellisMatmul::SOURCE,
+            hot: true,
+            specializations: trellis_matmul,
+        },
+        Kernel {
+            name: TrellisFinish::SOURCE,
+            hot: false,
+            specializations: trellis_finish,
         },
         Kernel {
             name: TrellisRotate::SOURCE,
@@ -214,26 +235,19 @@ fn trellis_gemm() -> Vec<Specialization> {
     let first = TrellisGemm {
         bits: 3,
         codebook: Codebook::Mul1,
-        rows: 64,
+        rows: 16,
         route: Route::Grouped,
         residual: false,
         split: false,
-        matrices: true,
         exchange: Exchange::Subgroup,
     };
     let mut kernels = vec![
         first,
         TrellisGemm {
-            rows: 16,
-            matrices: false,
-            exchange: Exchange::Workgroup,
-            ..first
-        },
-        TrellisGemm {
-            rows: 16,
             route: Route::All,
             residual: true,
             split: true,
+            exchange: Exchange::Workgroup,
             ..first
         },
     ];
@@ -244,6 +258,58 @@ fn trellis_gemm() -> Vec<Specialization> {
         kernels.push(TrellisGemm { codebook, ..first });
     }
     kernels.iter().map(TrellisGemm::specialization).collect()
+}
+
+fn trellis_decode() -> Vec<Specialization> {
+    let first = TrellisDecode {
+        bits: 3,
+        codebook: Codebook::Mul1,
+        teams: 4,
+        route: Route::Grouped,
+    };
+    let mut kernels = vec![
+        first,
+        TrellisDecode {
+            route: Route::All,
+            ..first
+        },
+    ];
+    for bits in 1..=8 {
+        kernels.push(TrellisDecode { bits, ..first });
+    }
+    for codebook in [Codebook::ThreeInst, Codebook::Mcg] {
+        kernels.push(TrellisDecode { codebook, ..first });
+    }
+    kernels.iter().map(TrellisDecode::specialization).collect()
+}
+
+fn trellis_matmul() -> Vec<Specialization> {
+    let kernels = [
+        (Route::Grouped, true),
+        (Route::All, true),
+        (Route::Grouped, false),
+    ];
+    kernels
+        .map(|(route, matrices)| TrellisMatmul { route, matrices }.specialization())
+        .to_vec()
+}
+
+fn trellis_finish() -> Vec<Specialization> {
+    let first = TrellisFinish {
+        route: Route::Grouped,
+        residual: false,
+        teams: 8,
+        exchange: Exchange::Subgroup,
+    };
+    let second = TrellisFinish {
+        route: Route::All,
+        residual: true,
+        exchange: Exchange::Workgroup,
+        ..first
+    };
+    [first, second]
+        .map(|kernel| kernel.specialization())
+        .to_vec()
 }
 
 fn trellis_rotate() -> Vec<Specialization> {

@@ -1,4 +1,4 @@
-//! Trellis kernels for matrix units.
+//! Many rows without matrix units.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ pub struct TrellisGemm {
     pub bits: usize,
     /// How states become weights.
     pub codebook: Codebook,
-    /// Rows that share decoded weights: a multiple of 16.
+    /// Rows that share decoded weights: 16, 32 or 48.
     pub rows: usize,
     /// Which rows meet which expert.
     pub route: Route,
@@ -21,8 +21,6 @@ pub struct TrellisGemm {
     pub residual: bool,
     /// Whether the input axis is cut.
     pub split: bool,
-    /// Whether subgroups multiply matrices; else each lane has a column.
-    pub matrices: bool,
     /// How teams exchange.
     pub exchange: Exchange,
 }
@@ -63,13 +61,6 @@ impl TrellisGemm {
             ("ROWS", self.rows.to_string()),
             ("ROUTE", self.route.name().to_owned()),
             ("EXCHANGE", self.exchange.name().to_owned()),
-            (
-                "ENABLE",
-                match self.matrices {
-                    true => "enable wgpu_cooperative_matrix;".to_owned(),
-                    false => String::new(),
-                },
-            ),
             ("LANES", "128".to_owned()),
             ("PAIR_WORDS", (128 * bits).to_string()),
             (
@@ -86,12 +77,7 @@ impl TrellisGemm {
             ),
             (
                 "ACCUMULATORS",
-                match self.matrices {
-                    true => lines((0..self.rows / 16).flat_map(|m| {
-                        (0..2).map(move |n| format!("var sums{m}_{n} = coop_mat16x16<f32, C>();"))
-                    })),
-                    false => lines((0..self.rows).map(|r| format!("var sum{r} = 0.0;"))),
-                },
+                lines((0..self.rows).map(|r| format!("var sum{r} = 0.0;"))),
             ),
             (
                 "AHEAD",
@@ -129,44 +115,15 @@ impl TrellisGemm {
     }
 
     fn multiply(&self) -> String {
-        let mut text = String::new();
-        if !self.matrices {
-            text += "for (var k = 0u; k < 32u; k += 1u) {
+        let rows = (0..self.rows)
+            .map(|r| format!("sum{r} = fma(f32(x[inputs + {r}u * x_stride + k]), w, sum{r});"));
+        format!(
+            "for (var k = 0u; k < 32u; k += 1u) {{
 let w = f32(decoded[step + STRIDE * at + k]);
-";
-            for r in 0..self.rows {
-                let _ = writeln!(
-                    text,
-                    "sum{r} = fma(f32(x[inputs + {r}u * x_stride + k]), w, sum{r});"
-                );
-            }
-            return text + "}";
-        }
-        for k in [0, 16] {
-            for n in 0..2 {
-                let column = 16 * n;
-                let _ = writeln!(
-                    text,
-                    "let b{k}_{n} = coopLoad<coop_mat16x16<f16, B>>(\
-                     &decoded[step + STRIDE * (32u * team + {column}u) + {k}u], STRIDE);"
-                );
-            }
-            for m in 0..self.rows / 16 {
-                let row = 16 * m;
-                let _ = writeln!(
-                    text,
-                    "let a{k}_{m} = coopLoadT<coop_mat16x16<f16, A>>(\
-                     &x[inputs + {row}u * x_stride + {k}u], x_stride);"
-                );
-                for n in 0..2 {
-                    let _ = writeln!(
-                        text,
-                        "sums{m}_{n} = coopMultiplyAdd(a{k}_{m}, b{k}_{n}, sums{m}_{n});"
-                    );
-                }
-            }
-        }
-        text
+{}
+}}",
+            lines(rows)
+        )
     }
 
     fn sum_up(&self) -> String {
@@ -175,16 +132,9 @@ let w = f32(decoded[step + STRIDE * at + k]);
             if m > 0 {
                 text += "workgroupBarrier();\n";
             }
-            for r in (0..16).filter(|_| !self.matrices) {
+            for r in 0..16 {
                 let row = 132 * r;
                 let _ = writeln!(text, "stage[{row}u + at] = sum{};", 16 * m + r);
-            }
-            for n in (0..2).filter(|_| self.matrices) {
-                let column = 16 * n;
-                let _ = writeln!(
-                    text,
-                    "coopStoreT(sums{m}_{n}, &stage[32u * team + {column}u], 132u);"
-                );
             }
             text += "workgroupBarrier();
 for (var r = team; r < 16u; r += TEAMS) {

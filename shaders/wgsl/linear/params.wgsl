@@ -33,6 +33,8 @@ const ROWS = {{ROWS}}u;
 
 struct Place {
     header: u32,
+    // 0 where all rows meet the same matrix.
+    expert: u32,
     linear: u32,
     // Among the linear's workgroups along x.
     block: u32,

@@ -11,6 +11,7 @@ fn route(group: u32, place: ptr<function, Place>) -> bool {
             (*place).row = first + (group - before) * ROWS;
             (*place).x_row = (*place).row;
             (*place).end = end;
+            (*place).expert = e;
             (*place).header += 8u * e;
             return true;
         }

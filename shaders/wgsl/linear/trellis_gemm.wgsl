@@ -1,6 +1,5 @@
-// out = x W (+ bias, + residual) for trellis-coded W and many rows: a workgroup makes ROWS rows of a Hadamard block of 128 output
-// columns. Its four subgroups of 32 multiply cooperative matrices of 16 × 16 × 16, or, in the twin for adapters without them, its lanes
-// have a column each.
+// out = x W (+ bias, + residual) for trellis-coded W and many rows, without matrix units: a workgroup makes ROWS rows of a Hadamard block
+// of 128 output columns, a lane each.
 //
 // Weights are decoded once for all rows, 32 inputs at a time, to f16 in workgroup memory, exactly as the format says. Activations come
 // from linear/trellis_rotate, straight from its output; rows that are not the workgroup's are multiplied too and go nowhere.
@@ -11,10 +10,9 @@
 //            counters as in linear/trellis_gemv
 // grid       x: column blocks; y: splits; z: groups of rows
 // constants  ROWS: a multiple of 16; ROUTE; BITS; PAIR_WORDS: 128 K; the rest is text from `trellis.rs`
-// needs      f16; with matrices, subgroups of 32 and the feature EXPERIMENTAL_COOPERATIVE_MATRIX
+// needs      f16
 
 enable f16;
-{{ENABLE}}
 
 //!use linear/params
 //!use linear/team
@@ -37,8 +35,6 @@ var<workgroup> decoded: array<f16, 2u * STEP>;
 // Sums of 16 rows, by row.
 var<workgroup> stage: array<f32, 16u * 132u>;
 
-var<workgroup> has_work: u32;
-
 {{GATHER}}
 
 @compute @workgroup_size({{LANES}})
@@ -48,13 +44,7 @@ fn main(
     @builtin(local_invocation_index) at: u32,
 ) {
     var place: Place;
-    if locate(group, groups, &place) {
-        has_work = 1u;
-    } else {
-        has_work = 0u;
-    }
-    // The same for all, said so that it can be seen: matrices are multiplied by all or none.
-    if workgroupUniformLoad(&has_work) == 0u {
+    if !locate(group, groups, &place) {
         return;
     }
     let lane = at & 31u;

@@ -4,7 +4,10 @@ use bytemuck::{Pod, Zeroable};
 use treillage_backend::{Error, LinearShape};
 use treillage_shaders::linear::{Exchange, Route};
 use treillage_shaders::rows::{Arrange, RowsGemv};
-use treillage_shaders::trellis::{Activations, Codebook, TrellisGemm, TrellisGemv, TrellisRotate};
+use treillage_shaders::trellis::{
+    Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemm, TrellisGemv, TrellisMatmul,
+    TrellisRotate,
+};
 
 use super::kernels::{Kernel, Kernels};
 use super::store::Kind;
@@ -15,8 +18,8 @@ use crate::{Context, Dispatch, Slice, Tensor, Work};
 const MAX_TOGETHER: usize = 3;
 /// Rows that share decoded weights.
 const MAX_ROWS: usize = 16;
-/// From so many rows that share a matrix on, matrix units are worth an input that is written out.
-const MATRIX_ROWS: usize = 8;
+/// From so many rows that share a matrix on, an input is written out rotated, in half precision.
+const MANY_ROWS: usize = 16;
 /// Workgroups that keep a large device busy; fewer are cut along the input axis.
 const BUSY: usize = 64;
 /// Inputs and outputs of a Hadamard block.
@@ -271,7 +274,7 @@ impl Job<'_> {
     fn record(
         &self,
         kernel: Kernel,
-        x: &Tensor,
+        inputs: &[&Slice],
         products: &[Product<'_>],
         more: &[&Slice],
         params: &Params,
@@ -292,13 +295,18 @@ impl Job<'_> {
         }
         let weights = products[0].0.stored.slice.buffer().slice();
         let mut slices = vec![weights.clone()];
-        if matches!(kernel, Kernel::Trellis(_)) {
+        if matches!(kernel, Kernel::Trellis(_) | Kernel::Decode(_)) {
             // Seen as words and as fours of them.
             slices.push(weights);
         }
-        slices.push(x.slice());
+        let (x, other_inputs) = inputs.split_at(inputs.len().min(1));
+        slices.extend(x.iter().map(|&slice| slice.clone()));
         slices.extend(self.picks.cloned());
-        if !matches!(kernel, Kernel::Arrange(_) | Kernel::Rotate(_)) {
+        slices.extend(other_inputs.iter().map(|&slice| slice.clone()));
+        if matches!(
+            kernel,
+            Kernel::Trellis(_) | Kernel::Gemm(_) | Kernel::Finish(_) | Kernel::Rows(_)
+        ) {
             slices.extend(self.residual.map(Tensor::slice));
         }
         slices.extend(products.iter().map(|(_, out)| out.slice()));
@@ -315,10 +323,6 @@ impl Job<'_> {
 
     /// Whether subgroups multiply matrices as `linear/trellis_gemm` does.
     fn has_matrices(&self) -> bool {
-        self.exchange() == Exchange::Subgroup && self.knows_matrices()
-    }
-
-    fn knows_matrices(&self) -> bool {
         use wgpu::CooperativeScalarType::{F16, F32};
         let gpu = self.context.gpu();
         let fits = |m: &wgpu::CooperativeMatrixProperties| {
@@ -329,8 +333,40 @@ impl Job<'_> {
             && gpu.cooperative_matrices().iter().any(fits)
     }
 
-    /// Products with matrix units, a linear at a time: each wants its own rotated input.
-    fn matrices(
+    /// `x` as matrices that are decoded to f16 want it, with room for `more` rows to be read beyond those that there are.
+    fn rotated(
+        &self,
+        x: &Tensor,
+        kind: Kind,
+        linear: &Linear,
+        more: usize,
+    ) -> Result<Tensor, Error> {
+        const ROWS: usize = 16;
+        let blocks = linear.shape.in_features.div_ceil(BLOCK);
+        // Two halves a word.
+        let rotated = self.context.tensor(self.rows + more, blocks * BLOCK / 2)?;
+        let product = [(linear, &rotated)];
+        let mut params = self.params(kind, &product, BLOCK);
+        params.blocks = blocks as u32;
+        params.ends = [blocks as u32; 4];
+        let kernel = Kernel::Rotate(TrellisRotate {
+            rows: ROWS,
+            teams: 8,
+            route: self.route,
+            exchange: self.exchange(),
+        });
+        let grid = [blocks, 1, self.groups(ROWS, linear.experts)];
+        let bytes = x.slice().size() + rotated.slice().size();
+        let work = Work {
+            bytes,
+            operations: 0,
+        };
+        self.record(kernel, &[&x.slice()], &product, &[], &params, grid, work)?;
+        Ok(rotated)
+    }
+
+    /// Products of many rows, a linear at a time: each wants its own rotated input.
+    fn many_rows(
         &self,
         x: &Tensor,
         kind: Kind,
@@ -338,61 +374,123 @@ impl Job<'_> {
         codebook: Codebook,
         product: Product<'_>,
     ) -> Result<(), Error> {
-        const ROTATED: usize = 16;
+        const ROWS: usize = 16;
         let (linear, _) = product;
-        let experts = linear.experts;
-        let many = match self.route {
-            Route::All | Route::Picked => self.rows,
-            Route::Grouped => self.rows / experts.max(1),
-        };
-        let matrices = self.has_matrices();
-        let rows = if matrices && many > 24 { 64 } else { 16 };
+        let rotated = self.rotated(x, kind, linear, ROWS)?;
         let blocks = linear.shape.in_features.div_ceil(BLOCK);
-        // Two halves a word, and rows for the last workgroup to read beyond those that there are.
-        let rotated = self.context.tensor(self.rows + rows, blocks * BLOCK / 2)?;
-        let mut params = self.params(kind, &[(linear, &rotated)], BLOCK);
+        let groups = self.groups(ROWS, linear.experts);
+        let mut params = self.params(kind, &[product], BLOCK);
         let columns = params.ends[3] as usize;
-        params.blocks = blocks as u32;
-        params.ends = [blocks as u32; 4];
-        let rotate = Kernel::Rotate(TrellisRotate {
-            rows: ROTATED,
-            teams: 8,
-            route: self.route,
-            exchange: self.exchange(),
-        });
-        let grid = [blocks, 1, self.groups(ROTATED, experts)];
-        let work = Work {
-            bytes: x.slice().size() + rotated.slice().size(),
-            operations: 0,
-        };
-        self.record(rotate, x, &[(linear, &rotated)], &[], &params, grid, work)?;
-
-        let groups = self.groups(rows, experts);
-        params.ends = [columns as u32; 4];
         let (per_split, splits) = split(columns * groups, blocks, 4 * BUSY);
+        params.blocks = blocks as u32;
         params.per_split = per_split as u32;
         params.splits = splits as u32;
-        let kernel = Kernel::Matrices(TrellisGemm {
+        let kernel = Kernel::Gemm(TrellisGemm {
             bits,
             codebook,
-            rows,
+            rows: ROWS,
             route: self.route,
             residual: self.residual.is_some(),
             split: splits > 1,
-            matrices,
             exchange: self.exchange(),
         });
         let grid = [columns, splits, groups];
         let work = self.work(kind, &[product], &rotated);
+        let x = rotated.slice();
         if splits == 1 {
-            return self.record(kernel, &rotated, &[product], &[], &params, grid, work);
+            return self.record(kernel, &[&x], &[product], &[], &params, grid, work);
         }
         let partials = self
             .context
-            .tensor(columns * groups * splits, rows * BLOCK)?;
+            .tensor(columns * groups * splits, ROWS * BLOCK)?;
         let counters = self.context.linears.counters(self.context.gpu())?;
         let more = [&partials.slice(), &counters];
-        self.record(kernel, &rotated, &[product], &more, &params, grid, work)
+        self.record(kernel, &[&x], &[product], &more, &params, grid, work)
+    }
+
+    /// Products of many rows with matrix units: matrices are decoded to f16, all of a stack. Gives false, having done
+    /// nothing, where they take more than one buffer.
+    fn by_matrices(
+        &self,
+        x: &Tensor,
+        kind: Kind,
+        bits: usize,
+        codebook: Codebook,
+        product: Product<'_>,
+        matrices: bool,
+    ) -> Result<bool, Error> {
+        const TEAMS: usize = 4;
+        const ROWS: usize = TrellisMatmul::ROWS;
+        let context = self.context;
+        let (linear, _) = product;
+        let (experts, shape) = (linear.experts, linear.shape);
+        let blocks = shape.in_features.div_ceil(BLOCK);
+        let columns = shape.out_features.div_ceil(BLOCK);
+        let groups = self.groups(ROWS, experts);
+        let (per_split, splits) = split(columns * groups, blocks, 4 * BUSY);
+        let decoded_bytes = 2 * (experts * columns * blocks * BLOCK * BLOCK) as u64;
+        let sums_bytes = 4 * (splits * groups * ROWS * columns * BLOCK) as u64;
+        if decoded_bytes.max(sums_bytes) > context.gpu().max_binding() {
+            return Ok(false);
+        }
+        let decoded = context.tensor(experts * columns * BLOCK, blocks * BLOCK / 2)?;
+        let sums = context.tensor(splits * groups * ROWS, columns * BLOCK)?;
+        let rotated = self.rotated(x, kind, linear, ROWS)?;
+        let mut params = self.params(kind, &[product], BLOCK);
+        params.blocks = blocks as u32;
+        params.per_split = per_split as u32;
+        params.splits = splits as u32;
+
+        let kernel = Kernel::Decode(TrellisDecode {
+            bits,
+            codebook,
+            teams: TEAMS,
+            route: self.route,
+        });
+        let to = [(linear, &decoded)];
+        let grid = [columns, (4 * blocks).div_ceil(TEAMS), experts];
+        let bytes = decoded_bytes + experts as u64 * kind.bytes(shape);
+        let work = Work {
+            bytes,
+            operations: 0,
+        };
+        self.record(kernel, &[], &to, &[], &params, grid, work)?;
+
+        let kernel = Kernel::Matmul(TrellisMatmul {
+            route: self.route,
+            matrices,
+        });
+        let to = [(linear, &sums)];
+        let grid = [columns, splits, groups];
+        let work = Work {
+            bytes: decoded_bytes + rotated.slice().size() + sums_bytes,
+            operations: 2 * (shape.weights() * self.rows) as u64,
+        };
+        let (x, weights) = (rotated.slice(), decoded.slice());
+        self.record(kernel, &[&x, &weights], &to, &[], &params, grid, work)?;
+
+        let kernel = Kernel::Finish(TrellisFinish {
+            route: self.route,
+            residual: self.residual.is_some(),
+            teams: 2 * TEAMS,
+            exchange: self.exchange(),
+        });
+        let grid = [columns, 1, groups];
+        let bytes = sums_bytes + product.1.slice().size();
+        let work = Work {
+            bytes,
+            operations: 0,
+        };
+        self.record(
+            kernel,
+            &[&sums.slice()],
+            &[product],
+            &[],
+            &params,
+            grid,
+            work,
+        )?;
+        Ok(true)
     }
 
     fn trellis(
@@ -406,9 +504,14 @@ impl Job<'_> {
         let gpu = self.context.gpu();
         let experts = products[0].0.experts;
         let rows = self.rows_at_once(experts);
-        if rows >= MATRIX_ROWS && gpu.has_f16() {
+        if rows >= MANY_ROWS && gpu.has_f16() {
+            let matrices = self.has_matrices();
             for &product in products {
-                self.matrices(x, kind, bits, codebook, product)?;
+                let done =
+                    matrices && self.by_matrices(x, kind, bits, codebook, product, matrices)?;
+                if !done {
+                    self.many_rows(x, kind, bits, codebook, product)?;
+                }
             }
             return Ok(());
         }
@@ -444,13 +547,13 @@ impl Job<'_> {
         let grid = [columns, cut.splits, groups];
         let work = self.work(kind, products, x);
         if cut.splits == 1 {
-            return self.record(kernel, x, products, &[], &params, grid, work);
+            return self.record(kernel, &[&x.slice()], products, &[], &params, grid, work);
         }
         let partials = self
             .context
             .tensor(columns * groups * cut.splits, rows * BLOCK)?;
         let more = [&partials.slice(), &self.context.linears.counters(gpu)?];
-        self.record(kernel, x, products, &more, &params, grid, work)
+        self.record(kernel, &[&x.slice()], products, &more, &params, grid, work)
     }
 
     fn by_rows(&self, x: &Tensor, kind: Kind, products: &[Product<'_>]) -> Result<(), Error> {
@@ -506,7 +609,7 @@ impl Job<'_> {
             operations: 0,
         };
         let product = [(linear, &arranged)];
-        self.record(kernel, x, &product, &[], &params, grid, work)?;
+        self.record(kernel, &[&x.slice()], &product, &[], &params, grid, work)?;
         Ok(arranged)
     }
 
@@ -539,7 +642,7 @@ impl Job<'_> {
         });
         let grid = [params.ends[3] as usize, 1, self.groups(rows, experts)];
         let work = self.work(kind, products, x);
-        self.record(kernel, x, products, &[], &params, grid, work)
+        self.record(kernel, &[&x.slice()], products, &[], &params, grid, work)
     }
 }
 
@@ -564,6 +667,113 @@ mod tests {
                         assert!(rows * cut.teams / cut.parts <= 16, "{what}");
                     }
                 }
+            }
+        }
+    }
+
+    /// The way with matrix units, its products made by lanes, against the one without.
+    #[test]
+    fn decoded_matrices_multiply_alike() {
+        use half::f16;
+        use std::sync::Arc;
+        use treillage_backend::LinearWeights;
+        use treillage_trellis::{PackedLinear, PackedParts};
+
+        let adapters = crate::Adapters::find();
+        let adapter = match adapters.first() {
+            Ok(adapter) => adapter,
+            Err(error) => {
+                assert!(
+                    std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none(),
+                    "{error}"
+                );
+                eprintln!("skipped: {error}");
+                return;
+            }
+        };
+        let gpu = crate::Gpu::open(adapter, crate::Options::default()).unwrap();
+        let context = Context::new(&gpu);
+        let shape = LinearShape {
+            in_features: 300,
+            out_features: 200,
+        };
+        let mut state = 1u64;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            state >> 33
+        };
+        for (bits, codebook) in [
+            (3, treillage_trellis::Codebook::Mul1),
+            (5, treillage_trellis::Codebook::Mcg),
+        ] {
+            let stack: Vec<_> = (0..3)
+                .map(|_| {
+                    let tiles = [24, 16, 16 * bits];
+                    let words: Vec<u16> = (0..24 * 16 * 16 * bits).map(|_| next() as u16).collect();
+                    let mut halves = |count: usize| -> Vec<f16> {
+                        (0..count)
+                            .map(|_| f16::from_f32(next() as f32 / 1e9 - 1.0))
+                            .collect()
+                    };
+                    let packed = PackedLinear::new(PackedParts {
+                        words: Arc::new(words),
+                        shape: tiles,
+                        codebook,
+                        suh: halves(384),
+                        svh: halves(256),
+                        bias: Some(halves(256)),
+                    });
+                    LinearWeights::Trellis(Arc::new(packed.unwrap()))
+                })
+                .collect();
+            let linear = Linear::stack(&context, &stack, shape).unwrap();
+            let kind = linear.stored.kinds[0];
+            let Kind::Trellis { bits, codebook } = kind else {
+                panic!("{kind:?}");
+            };
+            let rows = 90;
+            let tensor = |width: usize, values: &[f32]| {
+                let tensor = context.tensor(rows, width).unwrap();
+                context
+                    .recorder
+                    .write(&tensor.slice(), bytemuck::cast_slice(values));
+                tensor
+            };
+            let mut values = |count: usize| -> Vec<f32> {
+                (0..count).map(|_| next() as f32 / 1e9 - 1.0).collect()
+            };
+            let x = tensor(shape.in_features, &values(rows * shape.in_features));
+            let residual = tensor(shape.out_features, &values(rows * shape.out_features));
+            let offsets = context.bring(&[0u32, 70, 70, rows as u32]).unwrap().slice();
+            for (route, picks, residual) in [
+                (Route::All, None, Some(&residual)),
+                (Route::Grouped, Some(&offsets), None),
+            ] {
+                let job = Job {
+                    context: &context,
+                    route,
+                    picks,
+                    rows,
+                    per_row: 1,
+                    residual,
+                };
+                let outputs = [(), ()].map(|()| context.tensor(rows, shape.out_features).unwrap());
+                job.many_rows(&x, kind, bits, codebook, (&linear, &outputs[0]))
+                    .unwrap();
+                let product = (&linear, &outputs[1]);
+                assert!(
+                    job.by_matrices(&x, kind, bits, codebook, product, false)
+                        .unwrap()
+                );
+                let [a, b] = outputs.map(|out| context.read(&out).unwrap());
+                let power: f32 = a.iter().map(|v| v * v).sum();
+                let error: f32 = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum();
+                assert!(
+                    power > 1.0 && error < 1e-10 * power,
+                    "{route:?}: {error} of {power}"
+                );
             }
         }
     }

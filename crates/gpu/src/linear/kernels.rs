@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use treillage_shaders::{
     ComposeError,
     rows::{Arrange, RowsGemv},
-    trellis::{TrellisGemm, TrellisGemv, TrellisRotate},
+    trellis::{
+        TrellisDecode, TrellisFinish, TrellisGemm, TrellisGemv, TrellisMatmul, TrellisRotate,
+    },
 };
 
 use crate::{Error, Gpu, Pipeline, Slice};
@@ -15,7 +17,10 @@ use crate::{Error, Gpu, Pipeline, Slice};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
     Trellis(TrellisGemv),
-    Matrices(TrellisGemm),
+    Gemm(TrellisGemm),
+    Decode(TrellisDecode),
+    Matmul(TrellisMatmul),
+    Finish(TrellisFinish),
     Rotate(TrellisRotate),
     Rows(RowsGemv),
     Arrange(Arrange),
@@ -25,7 +30,10 @@ impl Kernel {
     fn name(&self) -> &'static str {
         match self {
             Kernel::Trellis(_) => TrellisGemv::SOURCE,
-            Kernel::Matrices(_) => TrellisGemm::SOURCE,
+            Kernel::Gemm(_) => TrellisGemm::SOURCE,
+            Kernel::Decode(_) => TrellisDecode::SOURCE,
+            Kernel::Matmul(_) => TrellisMatmul::SOURCE,
+            Kernel::Finish(_) => TrellisFinish::SOURCE,
             Kernel::Rotate(_) => TrellisRotate::SOURCE,
             Kernel::Rows(_) => RowsGemv::SOURCE,
             Kernel::Arrange(_) => Arrange::SOURCE,
@@ -35,7 +43,10 @@ impl Kernel {
     fn compose(&self) -> Result<String, ComposeError> {
         let specialization = match self {
             Kernel::Trellis(kernel) => kernel.specialization(),
-            Kernel::Matrices(kernel) => kernel.specialization(),
+            Kernel::Gemm(kernel) => kernel.specialization(),
+            Kernel::Decode(kernel) => kernel.specialization(),
+            Kernel::Matmul(kernel) => kernel.specialization(),
+            Kernel::Finish(kernel) => kernel.specialization(),
             Kernel::Rotate(kernel) => kernel.specialization(),
             Kernel::Rows(kernel) => kernel.specialization(),
             Kernel::Arrange(kernel) => kernel.specialization(),
