@@ -12,14 +12,12 @@ use treillage_shaders::trellis::{
 use super::kernels::{Kernel, Kernels};
 use super::store::Kind;
 use super::{ExpertRows, Linear};
-use crate::{Context, Dispatch, Slice, Tensor, Work};
+use crate::{Context, Dispatch, Gpu, Slice, Tensor, Work};
 
 /// Linears that one kernel multiplies with: each has its output bound.
 const MAX_TOGETHER: usize = 3;
 /// Rows that share decoded weights.
 const MAX_ROWS: usize = 16;
-/// From so many rows that share a matrix on, an input is written out rotated, in half precision.
-const MANY_ROWS: usize = 16;
 /// Workgroups that keep a large device busy; fewer are cut along the input axis.
 const BUSY: usize = 64;
 /// Inputs and outputs of a Hadamard block.
@@ -46,21 +44,22 @@ struct Job<'a> {
 /// A linear and its output.
 type Product<'a> = (&'a Linear, &'a Tensor);
 
+/// The scalars of all kernels of linears, as in `linear/params`.
 #[derive(Clone, Copy, Pod, Zeroable, Default)]
 #[repr(C)]
-struct Params {
-    headers: [u32; 4],
-    ends: [u32; 4],
-    kind: u32,
-    width: u32,
-    rows: u32,
-    per_row: u32,
-    experts: u32,
-    blocks: u32,
-    per_split: u32,
-    splits: u32,
-    pairs: u32,
-    padding: [u32; 3],
+pub(super) struct Params {
+    pub(super) headers: [u32; 4],
+    pub(super) ends: [u32; 4],
+    pub(super) kind: u32,
+    pub(super) width: u32,
+    pub(super) rows: u32,
+    pub(super) per_row: u32,
+    pub(super) experts: u32,
+    pub(super) blocks: u32,
+    pub(super) per_split: u32,
+    pub(super) splits: u32,
+    pub(super) pairs: u32,
+    pub(super) padding: [u32; 3],
 }
 
 /// `linear(x)` for each of `linears`, plus `residual`.
@@ -204,24 +203,32 @@ fn split(units: usize, blocks: usize, wanted: usize) -> (usize, usize) {
     (per_split, blocks.div_ceil(per_split))
 }
 
+/// How teams of 32 lanes exchange values on a device.
+pub(super) fn exchange(gpu: &Gpu) -> Exchange {
+    match (gpu.has_subgroups(), gpu.subgroup_sizes()) {
+        (true, (32, 32)) => Exchange::Subgroup,
+        (true, (32.., _)) => Exchange::Shuffle,
+        _ => Exchange::Workgroup,
+    }
+}
+
 impl Job<'_> {
     fn exchange(&self) -> Exchange {
-        let gpu = self.context.gpu();
-        match (gpu.has_subgroups(), gpu.subgroup_sizes()) {
-            (true, (32, 32)) => Exchange::Subgroup,
-            (true, (32.., _)) => Exchange::Shuffle,
-            _ => Exchange::Workgroup,
+        exchange(self.context.gpu())
+    }
+
+    /// Rows that meet the same matrix, of `experts`, as a rule.
+    fn sharing(&self, experts: usize) -> usize {
+        match self.route {
+            Route::All => self.rows,
+            Route::Picked => 1,
+            Route::Grouped => self.rows.div_ceil(experts.max(1)),
         }
     }
 
     /// Rows that a workgroup multiplies at once, of `experts`.
     fn rows_at_once(&self, experts: usize) -> usize {
-        let rows = match self.route {
-            Route::All => self.rows,
-            Route::Picked => 1,
-            Route::Grouped => self.rows.div_ceil(experts.max(1)),
-        };
-        rows.next_power_of_two().min(MAX_ROWS)
+        self.sharing(experts).next_power_of_two().min(MAX_ROWS)
     }
 
     /// Groups of `rows` rows.
@@ -319,18 +326,6 @@ impl Job<'_> {
             work,
         });
         Ok(())
-    }
-
-    /// Whether subgroups multiply matrices as `linear/trellis_gemm` does.
-    fn has_matrices(&self) -> bool {
-        use wgpu::CooperativeScalarType::{F16, F32};
-        let gpu = self.context.gpu();
-        let fits = |m: &wgpu::CooperativeMatrixProperties| {
-            (m.m_size, m.n_size, m.k_size) == (16, 16, 16) && (m.ab_type, m.cr_type) == (F16, F32)
-        };
-        gpu.has_f16()
-            && self.exchange() == Exchange::Subgroup
-            && gpu.cooperative_matrices().iter().any(fits)
     }
 
     /// `x` as matrices that are decoded to f16 want it, with room for `more` rows to be read beyond those that there are.
@@ -504,8 +499,9 @@ impl Job<'_> {
         let gpu = self.context.gpu();
         let experts = products[0].0.experts;
         let rows = self.rows_at_once(experts);
-        if rows >= MANY_ROWS && gpu.has_f16() {
-            let matrices = self.has_matrices();
+        // An input that is written out rotated, in half precision, is worth it from here on.
+        if self.sharing(experts) > MAX_ROWS && gpu.has_f16() {
+            let matrices = self.context.linears.matrices(self.context)?;
             for &product in products {
                 let done =
                     matrices && self.by_matrices(x, kind, bits, codebook, product, matrices)?;
