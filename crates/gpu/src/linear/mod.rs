@@ -11,7 +11,9 @@
 
 mod dispatch;
 mod kernels;
+mod rows;
 mod store;
+mod trellis;
 
 use treillage_backend::{Error, LinearShape, LinearWeights};
 
