@@ -44,9 +44,8 @@ pub struct Options {
     pub exact: bool,
     /// Do as if the adapter had no subgroup operations: for tests of the kernels that do without.
     pub without_subgroups: bool,
-    /// Multiply many rows with cooperative matrices, where the adapter has them. Off, as their kernel has not yet been right
-    /// on hardware: docs/performance.md.
-    pub matrices: bool,
+    /// Do as if the adapter had no cooperative matrices: for tests of the kernels that do without.
+    pub without_matrices: bool,
 }
 
 /// An open device. Cloning copies the handle.
@@ -104,7 +103,7 @@ impl Gpu {
         if options.without_subgroups {
             features.remove(Features::SUBGROUP | Features::SUBGROUP_BARRIER);
         }
-        if !options.matrices || options.without_subgroups {
+        if options.without_matrices || options.without_subgroups {
             features.remove(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         }
         let needed = Features::IMMEDIATES;
