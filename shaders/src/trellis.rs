@@ -2,11 +2,9 @@
 
 use std::fmt::Write;
 
-mod gemm;
-mod matmul;
+mod whole;
 
-pub use gemm::{TrellisGemm, TrellisRotate};
-pub use matmul::{TrellisDecode, TrellisFinish, TrellisMatmul};
+pub use whole::{TrellisDecode, TrellisFinish, TrellisRotate};
 
 use crate::Specialization;
 use crate::linear::{Exchange, Route, bindings, lines, store};

@@ -3,12 +3,10 @@
 use crate::{
     Kernel, Specialization,
     linear::{Exchange, Route},
+    matmul::Matmul,
     registry::{Family, source},
     rows::{Arrange, RowsGemv, Scales, Weights},
-    trellis::{
-        Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemm, TrellisGemv,
-        TrellisMatmul, TrellisRotate,
-    },
+    trellis::{Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemv, TrellisRotate},
 };
 
 pub(crate) const FAMILY: Family = Family {
@@ -21,6 +19,9 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/exchange_subgroup"),
         source!("linear/exchange_workgroup"),
         source!("linear/finish"),
+        source!("linear/matmul"),
+        source!("linear/matmul_lanes"),
+        source!("linear/matmul_matrices"),
         source!("linear/params"),
         source!("linear/route_all"),
         source!("linear/route_grouped"),
@@ -34,9 +35,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/team"),
         source!("linear/trellis_decode"),
         source!("linear/trellis_finish"),
-        source!("linear/trellis_gemm"),
         source!("linear/trellis_gemv"),
-        source!("linear/trellis_matmul"),
         source!("linear/trellis_rotate"),
         source!("linear/weights_bf16"),
         source!("linear/weights_byte"),
@@ -53,19 +52,14 @@ pub(crate) const FAMILY: Family = Family {
             specializations: trellis_gemv,
         },
         Kernel {
-            name: TrellisGemm::SOURCE,
-            hot: true,
-            specializations: trellis_gemm,
-        },
-        Kernel {
             name: TrellisDecode::SOURCE,
             hot: false,
             specializations: trellis_decode,
         },
         Kernel {
-            name: TrellisMatmul::SOURCE,
+            name: Matmul::SOURCE,
             hot: true,
-            specializations: trellis_matmul,
+            specializations: matmul,
         },
         Kernel {
             name: TrellisFinish::SOURCE,
@@ -231,35 +225,6 @@ fn arrange() -> Vec<Specialization> {
     kernels.iter().map(Arrange::specialization).collect()
 }
 
-fn trellis_gemm() -> Vec<Specialization> {
-    let first = TrellisGemm {
-        bits: 3,
-        codebook: Codebook::Mul1,
-        rows: 16,
-        route: Route::Grouped,
-        residual: false,
-        split: false,
-        exchange: Exchange::Subgroup,
-    };
-    let mut kernels = vec![
-        first,
-        TrellisGemm {
-            route: Route::All,
-            residual: true,
-            split: true,
-            exchange: Exchange::Workgroup,
-            ..first
-        },
-    ];
-    for bits in 1..=8 {
-        kernels.push(TrellisGemm { bits, ..first });
-    }
-    for codebook in [Codebook::ThreeInst, Codebook::Mcg] {
-        kernels.push(TrellisGemm { codebook, ..first });
-    }
-    kernels.iter().map(TrellisGemm::specialization).collect()
-}
-
 fn trellis_decode() -> Vec<Specialization> {
     let first = TrellisDecode {
         bits: 3,
@@ -283,14 +248,14 @@ fn trellis_decode() -> Vec<Specialization> {
     kernels.iter().map(TrellisDecode::specialization).collect()
 }
 
-fn trellis_matmul() -> Vec<Specialization> {
+fn matmul() -> Vec<Specialization> {
     let kernels = [
         (Route::Grouped, true),
         (Route::All, true),
         (Route::Grouped, false),
     ];
     kernels
-        .map(|(route, matrices)| TrellisMatmul { route, matrices }.specialization())
+        .map(|(route, matrices)| Matmul { route, matrices }.specialization())
         .to_vec()
 }
 
@@ -314,7 +279,6 @@ fn trellis_finish() -> Vec<Specialization> {
 
 fn trellis_rotate() -> Vec<Specialization> {
     let first = TrellisRotate {
-        rows: 16,
         teams: 8,
         route: Route::All,
         exchange: Exchange::Subgroup,

@@ -24,6 +24,8 @@ struct Params {
     splits: u32,
     // Trellis: 4 / PARTS. Not a constant, or compilers unroll what is unrolled enough.
     pairs: u32,
+    // The first column block of a dispatch that makes some of them.
+    first: u32,
 }
 
 var<immediate> p: Params;
@@ -61,7 +63,7 @@ fn locate(group: vec3<u32>, groups: vec3<u32>, place: ptr<function, Place>) -> b
         (*place).header = p.headers.z;
         begin = p.ends.y;
     }
-    (*place).block = group.x - begin;
+    (*place).block = p.first + group.x - begin;
     (*place).split = group.y;
     (*place).unit = group.z * groups.x + group.x;
     return route(group.z, place) && weights[(*place).header] == p.kind;

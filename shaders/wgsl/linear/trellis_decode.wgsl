@@ -1,10 +1,9 @@
-// Trellis-coded matrices as matrix units read them: f16, exactly as the format says, by output column, inputs in the order of
-// linear/trellis_rotate.
+// Trellis-coded matrices as linear/matmul reads them: f16, exactly as the format says, inputs in the order of linear/trellis_rotate.
 //
 // bindings   weights: u32; codes: the same in fours; with ROUTE=grouped, picks: u32, of which experts without rows are not decoded;
-//            out0: f16 `[experts, 128 column blocks, 128 blocks]`, in eights
-// grid       x: column blocks; y: groups of TEAMS pairs of rows of tiles; z: experts
-// constants  TEAMS: teams of 32 lanes, LANES = 32 TEAMS; PAIR_FOURS: 32 K; the rest is text from `trellis/matmul.rs`
+//            out0: f16 `[experts, column blocks, inputs / 16, 8 tiles, 16 columns, 16 inputs]`, in eights
+// grid       x: column blocks, from `p.first` on; y: groups of TEAMS pairs of rows of tiles; z: experts
+// constants  TEAMS: teams of 32 lanes, LANES = 32 TEAMS; PAIR_FOURS: 32 K; the rest is text from `trellis/whole.rs`
 
 //!use linear/params
 
@@ -25,11 +24,9 @@ fn main(
     }
     {{SKIP}}
     let before = (lane & 24u) | ((lane + 7u) & 7u);
-    let word = weights[header + 1u] / 4u + (group.x * p.blocks * 4u + pair) * {{PAIR_FOURS}}u;
+    let word = weights[header + 1u] / 4u + ((p.first + group.x) * p.blocks * 4u + pair) * {{PAIR_FOURS}}u;
     // Of the lane's first column, in eights.
-    let column = 128u * group.x + 16u * (lane >> 3u) + (lane & 7u);
-    let first = (expert * groups.x * 128u + column) * p.blocks * 16u + 4u * pair;
-    // Between columns.
-    let stride = p.blocks * 16u;
+    let step = (expert * groups.x + group.x) * p.blocks * 8u + 2u * pair;
+    let first = 256u * step + 32u * (lane >> 3u) + 2u * (lane & 7u);
     {{DECODE}}
 }

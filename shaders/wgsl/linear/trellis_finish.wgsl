@@ -1,9 +1,9 @@
-// Outputs from what linear/trellis_matmul left: splits are added up in order, rotated, scaled; bias and residual are added.
+// Outputs from what linear/matmul left: splits are added up in order, rotated, scaled; bias and residual are added.
 //
 // bindings   weights: u32; x: f32 `[splits, ROWS groups, 128 column blocks]`; picks (linear/route_…); residual, out0: f32
-// grid       x: column blocks; z: groups of ROWS rows
-// constants  ROUTE; ROWS: as in linear/trellis_matmul; TEAMS: teams of 32 lanes, LANES = 32 TEAMS; EXCHANGE; the rest is text from
-//            `trellis/matmul.rs`
+// grid       x: column blocks, from `p.first` on; z: groups of ROWS rows
+// constants  ROUTE; ROWS: as in linear/matmul; TEAMS: teams of 32 lanes, LANES = 32 TEAMS; EXCHANGE; the rest is text from
+//            `trellis/whole.rs`
 
 //!use linear/params
 //!use linear/team

@@ -49,7 +49,8 @@ pub(super) struct Params {
     pub(super) per_split: u32,
     pub(super) splits: u32,
     pub(super) pairs: u32,
-    pub(super) padding: [u32; 3],
+    pub(super) first: u32,
+    pub(super) padding: [u32; 2],
 }
 
 /// `linear(x)` for each of `linears`, plus `residual`.
@@ -238,7 +239,7 @@ impl Job<'_> {
         slices.extend(other_inputs.iter().map(|&slice| slice.clone()));
         if matches!(
             kernel,
-            Kernel::Trellis(_) | Kernel::Gemm(_) | Kernel::Finish(_) | Kernel::Rows(_)
+            Kernel::Trellis(_) | Kernel::Finish(_) | Kernel::Rows(_)
         ) {
             slices.extend(self.residual.map(Tensor::slice));
         }

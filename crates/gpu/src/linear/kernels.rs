@@ -7,10 +7,9 @@ use half::f16;
 use treillage_shaders::{
     ComposeError,
     linear::{Exchange, Route},
+    matmul::Matmul,
     rows::{Arrange, RowsGemv},
-    trellis::{
-        TrellisDecode, TrellisFinish, TrellisGemm, TrellisGemv, TrellisMatmul, TrellisRotate,
-    },
+    trellis::{TrellisDecode, TrellisFinish, TrellisGemv, TrellisRotate},
 };
 
 use super::dispatch::{Params, exchange};
@@ -20,9 +19,8 @@ use crate::{Context, Error, Gpu, Pipeline, Slice};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
     Trellis(TrellisGemv),
-    Gemm(TrellisGemm),
     Decode(TrellisDecode),
-    Matmul(TrellisMatmul),
+    Matmul(Matmul),
     Finish(TrellisFinish),
     Rotate(TrellisRotate),
     Rows(RowsGemv),
@@ -33,9 +31,8 @@ impl Kernel {
     fn name(&self) -> &'static str {
         match self {
             Kernel::Trellis(_) => TrellisGemv::SOURCE,
-            Kernel::Gemm(_) => TrellisGemm::SOURCE,
             Kernel::Decode(_) => TrellisDecode::SOURCE,
-            Kernel::Matmul(_) => TrellisMatmul::SOURCE,
+            Kernel::Matmul(_) => Matmul::SOURCE,
             Kernel::Finish(_) => TrellisFinish::SOURCE,
             Kernel::Rotate(_) => TrellisRotate::SOURCE,
             Kernel::Rows(_) => RowsGemv::SOURCE,
@@ -46,7 +43,6 @@ impl Kernel {
     fn compose(&self) -> Result<String, ComposeError> {
         let specialization = match self {
             Kernel::Trellis(kernel) => kernel.specialization(),
-            Kernel::Gemm(kernel) => kernel.specialization(),
             Kernel::Decode(kernel) => kernel.specialization(),
             Kernel::Matmul(kernel) => kernel.specialization(),
             Kernel::Finish(kernel) => kernel.specialization(),
@@ -125,8 +121,8 @@ impl Kernels {
     fn probe(&self, context: &Context, matrices: bool) -> Result<Vec<f32>, Error> {
         // A header of kind 1.
         let weights = context.bring(&[1u32, 0, 0, 0, 0, 0, 0, 0])?;
-        let x = context.bring(&numbers(ROWS * INPUTS, ROW_SEED))?;
-        let decoded = context.bring(&numbers(OUTPUTS * INPUTS, COLUMN_SEED))?;
+        let x = context.bring(&tiles(&numbers(ROWS * INPUTS, ROW_SEED), ROWS))?;
+        let decoded = context.bring(&tiles(&numbers(OUTPUTS * INPUTS, COLUMN_SEED), OUTPUTS))?;
         let sums = context.tensor(ROWS, OUTPUTS)?;
         let params = Params {
             ends: [1; 4],
@@ -137,7 +133,7 @@ impl Kernels {
             splits: 1,
             ..Params::default()
         };
-        let kernel = Kernel::Matmul(TrellisMatmul {
+        let kernel = Kernel::Matmul(Matmul {
             route: Route::All,
             matrices,
         });
@@ -157,7 +153,7 @@ impl Kernels {
 }
 
 /// The size of what a device is asked with.
-const ROWS: usize = TrellisMatmul::ROWS;
+const ROWS: usize = Matmul::ROWS;
 const INPUTS: usize = 256;
 const OUTPUTS: usize = 128;
 const ROW_SEED: usize = 5;
@@ -167,6 +163,22 @@ const COLUMN_SEED: usize = 11;
 fn numbers(count: usize, seed: usize) -> Vec<f16> {
     (0..count)
         .map(|i| f16::from_f32(((i * i + seed * i) % 17) as f32 - 8.0))
+        .collect()
+}
+
+/// `[count, INPUTS]` as [`Matmul`] reads one group of rows or columns.
+fn tiles(values: &[f16], count: usize) -> Vec<f16> {
+    let tile = |step: usize, first: usize| {
+        let rows = first..first + 16;
+        rows.flat_map(move |row| &values[row * INPUTS + 16 * step..][..16])
+    };
+    (0..INPUTS / 16)
+        .flat_map(|step| {
+            (0..count)
+                .step_by(16)
+                .flat_map(move |first| tile(step, first))
+        })
+        .copied()
         .collect()
 }
 
