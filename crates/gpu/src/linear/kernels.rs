@@ -22,7 +22,7 @@ pub(super) enum Kernel {
 }
 
 impl Kernel {
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Kernel::Trellis(_) => TrellisGemv::SOURCE,
             Kernel::Matrices(_) => TrellisGemm::SOURCE,
@@ -67,7 +67,7 @@ impl Kernels {
             kernel: kernel.name().to_owned(),
             reason: error.to_string(),
         })?;
-        let pipeline = gpu.pipeline(kernel.name(), &source, &[])?;
+        let pipeline = gpu.pipeline(&kernel.label(), &source, &[])?;
         pipelines.insert(kernel, pipeline.clone());
         Ok(pipeline)
     }

@@ -11,6 +11,7 @@
 
 mod dispatch;
 mod kernels;
+mod label;
 mod store;
 
 use treillage_backend::{Error, LinearShape, LinearWeights};
