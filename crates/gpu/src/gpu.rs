@@ -71,6 +71,7 @@ struct Inner {
 pub(crate) struct Shared {
     fault: Mutex<Option<Error>>,
     dead: Mutex<Vec<BufferId>>,
+    allocated: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,7 +84,12 @@ impl Shared {
         lock(&self.fault).get_or_insert(error);
     }
 
-    pub(crate) fn bury(&self, buffer: BufferId) {
+    pub(crate) fn born(&self, bytes: u64) {
+        self.allocated.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bury(&self, buffer: BufferId, bytes: u64) {
+        self.allocated.fetch_sub(bytes, Ordering::Relaxed);
         lock(&self.dead).push(buffer);
     }
 
@@ -246,6 +252,11 @@ impl Gpu {
 
     pub(crate) fn reset_staged(&self) {
         self.0.staged.store(0, Ordering::Relaxed);
+    }
+
+    /// Bytes of all buffers that kernels see and that somebody holds. What brings bytes to the host and back is not among them.
+    pub fn allocated(&self) -> u64 {
+        self.0.shared.allocated.load(Ordering::Relaxed)
     }
 
     /// A buffer of `bytes` for kernels, filled with zeros.

@@ -9,8 +9,10 @@ use treillage_backend::{Inference, LinearShape, LinearWeights};
 use treillage_benches::{artifact::Artifact, random};
 use treillage_cpu::{Arithmetic, CpuBackend};
 use treillage_gpu::linear::{ExpertRows, Linear, project, project_experts, uses_matrices};
-use treillage_gpu::{Adapters, Context, Gpu, Options, Recorder, Tensor};
+use treillage_gpu::{Adapters, Context, Gpu, Options, Tensor};
 use treillage_trellis::{Bits, Codebook};
+
+use crate::device::copy_bandwidth;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -321,46 +323,4 @@ impl Subject {
             .sum();
         Ok((error / power).sqrt())
     }
-}
-
-/// Bytes read and written a second by a kernel that copies.
-fn copy_bandwidth(gpu: &Gpu) -> Result<f64> {
-    const SOURCE: &str = "
-@group(0) @binding(0) var<storage, read> a: array<vec4<u32>>;
-@group(0) @binding(1) var<storage, read_write> b: array<vec4<u32>>;
-@compute @workgroup_size(256)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) at: u32,
-) {
-    let i = 1024u * (group.y * groups.x + group.x) + at;
-    b[i] = a[i];
-    b[i + 256u] = a[i + 256u];
-    b[i + 512u] = a[i + 512u];
-    b[i + 768u] = a[i + 768u];
-}
-";
-    // Of 1024 vectors of 16 bytes a workgroup, in rows of 256.
-    let bytes = gpu.max_binding().min(512 << 20) >> 22 << 22;
-    let groups = (bytes >> 14) as u32;
-    let (from, to) = (
-        gpu.buffer("copied", bytes)?.slice(),
-        gpu.buffer("copy", bytes)?.slice(),
-    );
-    let pipeline = gpu.pipeline("copy", SOURCE, &[])?;
-    let recorder = Recorder::new(gpu);
-    let mut best = 0.0f64;
-    let start = Instant::now();
-    while start.elapsed().as_secs_f64() < 0.3 {
-        const COPIES: u64 = 16;
-        for _ in 0..COPIES {
-            recorder.dispatch(&pipeline, &[&from, &to], &[], [256, groups / 256, 1]);
-        }
-        let submitted = Instant::now();
-        recorder.submit();
-        gpu.wait()?;
-        best = best.max((2 * COPIES * bytes) as f64 / submitted.elapsed().as_secs_f64());
-    }
-    Ok(best)
 }

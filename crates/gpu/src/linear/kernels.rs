@@ -28,7 +28,7 @@ pub(super) enum Kernel {
 }
 
 impl Kernel {
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Kernel::Trellis(_) => TrellisGemv::SOURCE,
             Kernel::Decode(_) => TrellisDecode::SOURCE,
@@ -78,7 +78,7 @@ impl Kernels {
             kernel: kernel.name().to_owned(),
             reason: error.to_string(),
         })?;
-        let pipeline = gpu.pipeline(kernel.name(), &source, &[])?;
+        let pipeline = gpu.pipeline(&kernel.label(), &source, &[])?;
         pipelines.insert(kernel, pipeline.clone());
         Ok(pipeline)
     }

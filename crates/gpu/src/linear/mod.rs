@@ -11,6 +11,7 @@
 
 mod dispatch;
 mod kernels;
+mod label;
 mod rows;
 mod store;
 mod trellis;
