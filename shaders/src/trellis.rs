@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 mod whole;
 
-pub use whole::{TrellisDecode, TrellisFinish, TrellisRotate};
+pub use whole::{TrellisDecode, TrellisFinish, TrellisMatmul, TrellisRotate};
 
 use crate::Specialization;
 use crate::linear::{Exchange, Route, bindings, lines, store};

@@ -135,6 +135,11 @@ impl Inference for GpuBackend {
         format!("{} ({}{checked})", adapter.name(), adapter.api())
     }
 
+    fn prompt_rows(&self) -> usize {
+        // Of a mixture of experts each sees a few rows in a hundred, and all of its weights are decoded for them.
+        2048
+    }
+
     fn runs_behind(&self) -> bool {
         true
     }

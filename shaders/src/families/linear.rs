@@ -6,7 +6,10 @@ use crate::{
     matmul::Matmul,
     registry::{Family, source},
     rows::{Arrange, RowsGemv, Scales, Weights},
-    trellis::{Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemv, TrellisRotate},
+    trellis::{
+        Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul,
+        TrellisRotate,
+    },
 };
 
 pub(crate) const FAMILY: Family = Family {
@@ -36,6 +39,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/trellis_decode"),
         source!("linear/trellis_finish"),
         source!("linear/trellis_gemv"),
+        source!("linear/trellis_matmul"),
         source!("linear/trellis_rotate"),
         source!("linear/weights_bf16"),
         source!("linear/weights_byte"),
@@ -60,6 +64,11 @@ pub(crate) const FAMILY: Family = Family {
             name: Matmul::SOURCE,
             hot: true,
             specializations: matmul,
+        },
+        Kernel {
+            name: TrellisMatmul::SOURCE,
+            hot: true,
+            specializations: trellis_matmul,
         },
         Kernel {
             name: TrellisFinish::SOURCE,
@@ -259,8 +268,33 @@ fn matmul() -> Vec<Specialization> {
         .to_vec()
 }
 
+fn trellis_matmul() -> Vec<Specialization> {
+    let first = TrellisMatmul {
+        bits: 3,
+        codebook: Codebook::Mul1,
+        rows: 16,
+        route: Route::All,
+    };
+    let mut kernels = vec![
+        first,
+        TrellisMatmul {
+            rows: 64,
+            route: Route::Grouped,
+            ..first
+        },
+    ];
+    for bits in 1..=8 {
+        kernels.push(TrellisMatmul { bits, ..first });
+    }
+    for codebook in [Codebook::ThreeInst, Codebook::Mcg] {
+        kernels.push(TrellisMatmul { codebook, ..first });
+    }
+    kernels.iter().map(TrellisMatmul::specialization).collect()
+}
+
 fn trellis_finish() -> Vec<Specialization> {
     let first = TrellisFinish {
+        rows: 64,
         route: Route::Grouped,
         residual: false,
         teams: 8,
@@ -279,6 +313,7 @@ fn trellis_finish() -> Vec<Specialization> {
 
 fn trellis_rotate() -> Vec<Specialization> {
     let first = TrellisRotate {
+        rows: 64,
         teams: 8,
         route: Route::All,
         exchange: Exchange::Subgroup,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{COMPONENTS, Codebook, state, straddling, unscaled};
 use crate::Specialization;
-use crate::linear::{Exchange, Route, bindings, declare, store};
+use crate::linear::{Exchange, Route, bindings, declare, lines, store};
 use crate::matmul::Matmul;
 
 /// A kernel `linear/trellis_decode`.
@@ -20,10 +20,25 @@ pub struct TrellisDecode {
     pub route: Route,
 }
 
+/// A kernel `linear/trellis_matmul`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TrellisMatmul {
+    /// Bits per weight, 1 to 8.
+    pub bits: usize,
+    /// How states become weights.
+    pub codebook: Codebook,
+    /// Rows of a workgroup: a multiple of 16, up to 64.
+    pub rows: usize,
+    /// Which rows meet which expert.
+    pub route: Route,
+}
+
 /// A kernel `linear/trellis_rotate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TrellisRotate {
-    /// Teams of 32 lanes, dividing [`Matmul::ROWS`].
+    /// Rows of a group: those of a workgroup of the product.
+    pub rows: usize,
+    /// Teams of 32 lanes, dividing `rows`.
     pub teams: usize,
     /// Which rows meet which expert.
     pub route: Route,
@@ -34,11 +49,13 @@ pub struct TrellisRotate {
 /// A kernel `linear/trellis_finish`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TrellisFinish {
+    /// Rows of a group: those of a workgroup of the product.
+    pub rows: usize,
     /// Which rows meet which expert.
     pub route: Route,
     /// Whether a residual is added.
     pub residual: bool,
-    /// Teams of 32 lanes, dividing [`Matmul::ROWS`].
+    /// Teams of 32 lanes, dividing `rows`.
     pub teams: usize,
     /// How teams exchange.
     pub exchange: Exchange,
@@ -73,50 +90,138 @@ impl TrellisDecode {
     }
 
     fn decode(&self) -> String {
-        let (scale, offset) = self.codebook.affine();
-        let mut text = String::new();
-        for j in 0..=self.bits {
-            let (word, lane) = match j {
-                0 => (self.bits - 1, "before"),
-                _ => (j - 1, "lane"),
-            };
-            let _ = writeln!(text, "let v{j} = codes[word + {}u + {lane}];", 32 * word);
-        }
-        text += &straddling(self.bits, 4);
-        text.push('\n');
-        let weight = |name: &str| format!("fma({name}, {scale:?}, {offset:?})");
-        for (run, of) in COMPONENTS.iter().enumerate() {
+        let mut text = fetch(self.bits);
+        for run in 0..4 {
             // Tiles of the first row and of the second, each first and then four further on.
             let (row, tile) = (run / 2, run % 2);
             // A lane has two columns of a tile, eight apart, in two vectors each.
             for half in 0..2 {
                 let mut words = Vec::new();
                 for q in 0..4 {
-                    let name = |place: usize| format!("w{run}_{half}_{q}_{place}");
-                    for place in 0..4 {
-                        let state = state(self.bits, *of, 8 * q + 4 * half + place);
-                        text += &unscaled(self.codebook, &state, &name(place));
-                    }
-                    for place in [0, 2] {
-                        words.push(format!(
-                            "pack2x16float(vec2<f32>({}, {}))",
-                            weight(&name(place)),
-                            weight(&name(place + 1))
-                        ));
+                    let [a, b, c, d] = weights(&mut text, self.bits, self.codebook, run, half, q);
+                    for pair in [format!("{a}, {b}"), format!("{c}, {d}")] {
+                        words.push(format!("pack2x16float(vec2<f32>({pair}))"));
                     }
                 }
                 for (i, words) in words.chunks(4).enumerate() {
                     let to = 256 * row + 128 * tile + 16 * half + i;
+                    let words = words.join(", ");
+                    let _ = writeln!(text, "out0[first + {to}u] = vec4<u32>({words});");
+                }
+            }
+        }
+        text
+    }
+}
+
+/// Fetches a lane's words of a pair of rows of tiles, and makes those across two.
+fn fetch(bits: usize) -> String {
+    let mut text = String::new();
+    for j in 0..=bits {
+        let (word, lane) = match j {
+            0 => (bits - 1, "before"),
+            _ => (j - 1, "lane"),
+        };
+        let _ = writeln!(text, "let v{j} = codes[word + {}u + {lane}];", 32 * word);
+    }
+    text + &straddling(bits, 4) + "\n"
+}
+
+/// Decodes what run `run` has of its tile's column `half` for inputs `4 q…`, in f32: their names.
+fn weights(
+    text: &mut String,
+    bits: usize,
+    codebook: Codebook,
+    run: usize,
+    half: usize,
+    q: usize,
+) -> [String; 4] {
+    let (scale, offset) = codebook.affine();
+    [0, 1, 2, 3].map(|place| {
+        let name = format!("w{run}_{half}_{q}_{place}");
+        let state = state(bits, COMPONENTS[run], 8 * q + 4 * half + place);
+        text.push_str(&unscaled(codebook, &state, &name));
+        format!("fma({name}, {scale:?}, {offset:?})")
+    })
+}
+
+impl TrellisMatmul {
+    /// The kernel's source.
+    pub const SOURCE: &str = "linear/trellis_matmul";
+
+    /// The constants that make [`TrellisMatmul::SOURCE`] this kernel.
+    pub fn specialization(&self) -> Specialization {
+        let mut buffers = vec![
+            ("weights", "read", "u32"),
+            ("codes", "read", "vec4<u32>"),
+            ("x", "read", "f16"),
+        ];
+        buffers.extend(self.route.picks());
+        buffers.push(("out0", "read_write", "f32"));
+        let each_tile = |line: &dyn Fn(usize) -> String| lines((0..self.rows / 16).map(line));
+        Specialization::new([
+            ("ROWS", self.rows.to_string()),
+            ("ROUTE", self.route.name().to_owned()),
+            ("PAIR_FOURS", (32 * self.bits).to_string()),
+            ("BINDINGS", declare(&buffers)),
+            (
+                "ACCUMULATORS",
+                each_tile(&|m| format!("var sums{m} = coop_mat16x16<f32, C>();")),
+            ),
+            ("FETCH", fetch(self.bits)),
+            ("DECODE_FIRST", self.decode(0)),
+            ("DECODE_SECOND", self.decode(1)),
+            (
+                "MULTIPLY",
+                // By name: naga does not see to it that an index in the call is computed before.
+                each_tile(&|m| {
+                    format!(
+                        "let at{m} = a + {}u;\n\
+                         let rows{m} = coopLoadT<coop_mat16x16<f16, A>>(&x[at{m}], across);\n\
+                         sums{m} = coopMultiplyAdd(rows{m}, columns, sums{m});",
+                        256 * m
+                    )
+                }),
+            ),
+            (
+                "STORE_SUMS",
+                each_tile(&|m| {
+                    format!(
+                        "let to{m} = to + {}u * width;\n\
+                         let done{m} = sums{m};\n\
+                         coopStoreT(done{m}, &out0[to{m}], width);",
+                        16 * m
+                    )
+                }),
+            ),
+        ])
+    }
+
+    /// A row of tiles to workgroup memory.
+    fn decode(&self, row: usize) -> String {
+        let mut text = String::new();
+        for tile in 0..2 {
+            for half in 0..2 {
+                for q in 0..4 {
+                    let run = 2 * row + tile;
+                    let values = weights(&mut text, self.bits, self.codebook, run, half, q);
+                    let to = Self::PITCH * (64 * tile + 8 * half) + q;
+                    let values = values.join(", ");
                     let _ = writeln!(
                         text,
-                        "out0[first + {to}u] = vec4<u32>({});",
-                        words.join(", ")
+                        "decoded[near + {to}u] = vec4<f16>(vec4<f32>({values}));"
                     );
                 }
             }
         }
         text
     }
+
+    /// Workgroup memory that it takes: what a device must have.
+    pub const WORKGROUP_BYTES: u32 = 8 * 8 * 16 * 8 * Self::PITCH as u32 + 4;
+    /// Vectors from a decoded column to the next in workgroup memory: one more than there are, so that neighbours lie in
+    /// different banks.
+    const PITCH: usize = 5;
 }
 
 impl TrellisRotate {
@@ -129,7 +234,7 @@ impl TrellisRotate {
         buffers.extend(self.route.picks());
         buffers.push(("out0", "read_write", "vec2<u32>"));
         Specialization::new([
-            ("ROWS", Matmul::ROWS.to_string()),
+            ("ROWS", self.rows.to_string()),
             ("TEAMS", self.teams.to_string()),
             ("LANES", (32 * self.teams).to_string()),
             ("ROUTE", self.route.name().to_owned()),
@@ -146,7 +251,7 @@ impl TrellisFinish {
     /// The constants that make [`TrellisFinish::SOURCE`] this kernel.
     pub fn specialization(&self) -> Specialization {
         Specialization::new([
-            ("ROWS", Matmul::ROWS.to_string()),
+            ("ROWS", self.rows.to_string()),
             ("ROUTE", self.route.name().to_owned()),
             ("TEAMS", self.teams.to_string()),
             ("LANES", (32 * self.teams).to_string()),

@@ -1,10 +1,10 @@
-// What trellis matrices are multiplied with by linear/matmul: `x · diag(suh) · H` in f16, each 16 inputs in the order of a walk's steps
+// What trellis matrices are multiplied with by linear/matmul and linear/trellis_matmul: `x · diag(suh) · H` in f16, each 16 inputs in the order of a walk's steps
 // (two pairs of rows, then the next two).
 //
-// bindings   weights: u32; x: f32 `[rows, width]`; picks (linear/route_…); out0: f16 `[groups, inputs / 16, 4 tiles, 16 rows, 16 inputs]`,
+// bindings   weights: u32; x: f32 `[rows, width]`; picks (linear/route_…); out0: f16 `[groups, inputs / 16, ROWS / 16, 16 rows, 16 inputs]`,
 //            in fours
 // grid       x: input blocks; z: groups of ROWS rows
-// constants  ROWS: 64; TEAMS: teams of 32 lanes, LANES = 32 TEAMS; ROUTE; EXCHANGE; the rest is text from `trellis/whole.rs`
+// constants  ROWS: of a group, a multiple of 16; TEAMS: teams of 32 lanes, LANES = 32 TEAMS; ROUTE; EXCHANGE; the rest is text from `trellis/whole.rs`
 
 //!use linear/params
 //!use linear/team
@@ -34,7 +34,7 @@ fn main(
             v = activation(place.x_row + r, channel) * scale;
         }
         v = rotate(v, at);
-        let to = 256u * step + 4u * r + (lane & 3u);
+        let to = 4u * (ROWS * step + r) + (lane & 3u);
         out0[to] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));
     }
 }

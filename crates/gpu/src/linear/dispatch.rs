@@ -229,7 +229,10 @@ impl Job<'_> {
         }
         let weights = products[0].0.stored.slice.buffer().slice();
         let mut slices = vec![weights.clone()];
-        if matches!(kernel, Kernel::Trellis(_) | Kernel::Decode(_)) {
+        if matches!(
+            kernel,
+            Kernel::Trellis(_) | Kernel::Decode(_) | Kernel::TrellisMatmul(_)
+        ) {
             // Seen as words and as fours of them.
             slices.push(weights);
         }

@@ -9,7 +9,7 @@ use treillage_shaders::{
     linear::{Exchange, Route},
     matmul::Matmul,
     rows::{Arrange, RowsGemv},
-    trellis::{TrellisDecode, TrellisFinish, TrellisGemv, TrellisRotate},
+    trellis::{TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul, TrellisRotate},
 };
 
 use super::dispatch::{Params, exchange};
@@ -21,6 +21,7 @@ pub(super) enum Kernel {
     Trellis(TrellisGemv),
     Decode(TrellisDecode),
     Matmul(Matmul),
+    TrellisMatmul(TrellisMatmul),
     Finish(TrellisFinish),
     Rotate(TrellisRotate),
     Rows(RowsGemv),
@@ -33,6 +34,7 @@ impl Kernel {
             Kernel::Trellis(_) => TrellisGemv::SOURCE,
             Kernel::Decode(_) => TrellisDecode::SOURCE,
             Kernel::Matmul(_) => Matmul::SOURCE,
+            Kernel::TrellisMatmul(_) => TrellisMatmul::SOURCE,
             Kernel::Finish(_) => TrellisFinish::SOURCE,
             Kernel::Rotate(_) => TrellisRotate::SOURCE,
             Kernel::Rows(_) => RowsGemv::SOURCE,
@@ -45,6 +47,7 @@ impl Kernel {
             Kernel::Trellis(kernel) => kernel.specialization(),
             Kernel::Decode(kernel) => kernel.specialization(),
             Kernel::Matmul(kernel) => kernel.specialization(),
+            Kernel::TrellisMatmul(kernel) => kernel.specialization(),
             Kernel::Finish(kernel) => kernel.specialization(),
             Kernel::Rotate(kernel) => kernel.specialization(),
             Kernel::Rows(kernel) => kernel.specialization(),

@@ -14,6 +14,7 @@ impl Kernel {
             Kernel::Trellis(k) => (Some(k.bits), k.route, k.outputs, k.residual, k.rows),
             Kernel::Rows(k) => (None, k.route, k.outputs, k.residual, k.rows),
             Kernel::Decode(k) => (Some(k.bits), k.route, 1, false, 1),
+            Kernel::TrellisMatmul(k) => (Some(k.bits), k.route, 1, false, k.rows),
             Kernel::Matmul(k) => (None, k.route, 1, false, 1),
             _ => return label,
         };

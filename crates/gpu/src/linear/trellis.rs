@@ -5,17 +5,19 @@ use std::ops::Range;
 use treillage_backend::Error;
 use treillage_shaders::matmul::Matmul;
 use treillage_shaders::trellis::{
-    Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemv, TrellisRotate,
+    Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul, TrellisRotate,
 };
 
 use super::Linear;
-use super::dispatch::{Job, MAX_ROWS, Product};
+use super::dispatch::{Job, MAX_ROWS, Params, Product};
 use super::kernels::{Kernel, Kernels};
 use super::store::Kind;
 use crate::{Tensor, Work};
 
 /// Inputs and outputs of a Hadamard block.
 const BLOCK: usize = 128;
+/// Rows that share a matrix from which on matrix units pay.
+const FEW: usize = 3;
 /// Workgroups that keep a large device busy; fewer are cut along the input axis.
 const BUSY: usize = 64;
 
@@ -87,19 +89,24 @@ fn split(units: usize, blocks: usize, wanted: usize) -> (usize, usize) {
 const DECODED_BYTES: u64 = 256 << 20;
 
 impl Job<'_> {
-    /// `x` as `linear/matmul` wants it for `linear`.
-    fn rotated(&self, x: &Tensor, kind: Kind, linear: &Linear) -> Result<Tensor, Error> {
+    /// `x` as products in tiles want it for `linear`, in groups of `rows` rows.
+    fn rotated(
+        &self,
+        x: &Tensor,
+        kind: Kind,
+        linear: &Linear,
+        rows: usize,
+    ) -> Result<Tensor, Error> {
         let blocks = linear.shape.in_features.div_ceil(BLOCK);
-        let groups = self.groups(Matmul::ROWS, linear.experts);
+        let groups = self.groups(rows, linear.experts);
         // Two halves a word.
-        let rotated = self
-            .context
-            .tensor(groups * Matmul::ROWS, blocks * BLOCK / 2)?;
+        let rotated = self.context.tensor(groups * rows, blocks * BLOCK / 2)?;
         let product = [(linear, &rotated)];
         let mut params = self.params(kind, &product, BLOCK);
         params.blocks = blocks as u32;
         params.ends = [blocks as u32; 4];
         let kernel = Kernel::Rotate(TrellisRotate {
+            rows,
             teams: 8,
             route: self.route,
             exchange: self.exchange(),
@@ -137,7 +144,7 @@ impl Job<'_> {
         let fit = (DECODED_BYTES / decoded).max(1).min(most / sums) as usize;
         // As even as they come.
         let at_once = columns.div_ceil(columns.div_ceil(fit));
-        let rotated = self.rotated(x, kind, linear)?;
+        let rotated = self.rotated(x, kind, linear, Matmul::ROWS)?;
         for first in (0..columns).step_by(at_once) {
             let some = first..(first + at_once).min(columns);
             self.some_columns(&rotated, kind, bits, codebook, product, matrices, some)?;
@@ -201,19 +208,77 @@ impl Job<'_> {
         let (x, weights) = (rotated.slice(), decoded.slice());
         self.record(kernel, &[&x, &weights], &to, &[], &params, grid, work)?;
 
+        self.finish(&sums, product, &params, Matmul::ROWS, columns)
+    }
+
+    /// Outputs of `columns` column blocks from `sums` of groups of `rows` rows, with the scalars that these were made with.
+    fn finish(
+        &self,
+        sums: &Tensor,
+        product: Product<'_>,
+        params: &Params,
+        rows: usize,
+        columns: usize,
+    ) -> Result<(), Error> {
         let kernel = Kernel::Finish(TrellisFinish {
-            route,
+            rows,
+            route: self.route,
             residual: self.residual.is_some(),
-            teams: 2 * TEAMS,
+            teams: 8,
             exchange: self.exchange(),
         });
-        let grid = [columns, 1, groups];
+        let grid = [columns, 1, self.groups(rows, product.0.experts)];
+        let sums = sums.slice();
         let work = Work {
-            bytes: sums_bytes(splits) + 4 * (self.rows * columns * BLOCK) as u64,
+            bytes: sums.size() + 4 * (self.rows * columns * BLOCK) as u64,
             operations: 0,
         };
-        let sums = sums.slice();
-        self.record(kernel, &[&sums], &[product], &[], &params, grid, work)
+        self.record(kernel, &[&sums], &[product], &[], params, grid, work)
+    }
+
+    /// The product of some rows with one linear, by matrix units, from weights that are decoded where they are multiplied. Gives false,
+    /// having done nothing, where sums do not fit a binding.
+    fn some_rows(
+        &self,
+        x: &Tensor,
+        kind: Kind,
+        bits: usize,
+        codebook: Codebook,
+        product: Product<'_>,
+    ) -> Result<bool, Error> {
+        let (linear, _) = product;
+        let rows = self
+            .sharing(linear.experts)
+            .next_power_of_two()
+            .clamp(16, Matmul::ROWS);
+        let blocks = linear.shape.in_features.div_ceil(BLOCK);
+        let columns = linear.shape.out_features.div_ceil(BLOCK);
+        let groups = self.groups(rows, linear.experts);
+        let (per_split, splits) = split(columns * groups, blocks, 4 * BUSY);
+        if 4 * (splits * groups * rows * columns * BLOCK) as u64 > self.context.gpu().max_binding()
+        {
+            return Ok(false);
+        }
+        let rotated = self.rotated(x, kind, linear, rows)?;
+        let sums = self
+            .context
+            .tensor(splits * groups * rows, columns * BLOCK)?;
+        let mut params = self.params(kind, &[product], BLOCK);
+        params.blocks = blocks as u32;
+        params.per_split = per_split as u32;
+        params.splits = splits as u32;
+        let kernel = Kernel::TrellisMatmul(TrellisMatmul {
+            bits,
+            codebook,
+            rows,
+            route: self.route,
+        });
+        let to = [(linear, &sums)];
+        let work = self.work(kind, &to, &rotated);
+        let grid = [columns, splits, groups];
+        self.record(kernel, &[&rotated.slice()], &to, &[], &params, grid, work)?;
+        self.finish(&sums, product, &params, rows, columns)?;
+        Ok(true)
     }
 
     pub(super) fn trellis(
@@ -226,19 +291,25 @@ impl Job<'_> {
     ) -> Result<(), Error> {
         let experts = products[0].0.experts;
         let matrices = self.context.linears.matrices(self.context)?;
-        let mut products = products.to_vec();
-        if self.sharing(experts) > if matrices { MAX_ROWS / 2 } else { MAX_ROWS } {
-            let mut few = Vec::new();
-            for product in products {
-                if !self.many_rows(x, kind, bits, codebook, product, matrices)? {
-                    few.push(product);
+        let limits = self.context.gpu().limits();
+        let roomy = limits.max_compute_workgroup_storage_size >= TrellisMatmul::WORKGROUP_BYTES;
+        let sharing = self.sharing(experts);
+        let mut few = Vec::new();
+        for &product in products {
+            let done = match sharing {
+                FEW.. if matrices && roomy && sharing <= Matmul::ROWS => {
+                    self.some_rows(x, kind, bits, codebook, product)?
                 }
+                0..=MAX_ROWS => false,
+                _ => self.many_rows(x, kind, bits, codebook, product, matrices)?,
+            };
+            if !done {
+                few.push(product);
             }
-            products = few;
         }
-        match products.is_empty() {
+        match few.is_empty() {
             true => Ok(()),
-            false => self.few_rows(x, kind, bits, codebook, &products),
+            false => self.few_rows(x, kind, bits, codebook, &few),
         }
     }
 
