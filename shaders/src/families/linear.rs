@@ -18,6 +18,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/exchange_subgroup"),
         source!("linear/exchange_workgroup"),
         source!("linear/finish"),
+        source!("linear/gated"),
         source!("linear/params"),
         source!("linear/route_all"),
         source!("linear/route_grouped"),

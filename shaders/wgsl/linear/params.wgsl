@@ -24,6 +24,8 @@ struct Params {
     splits: u32,
     // Trellis: 4 / PARTS. Not a constant, or compilers unroll what is unrolled enough.
     pairs: u32,
+    // Values from a row of x to what belongs to it of another matrix, where the input is silu(x) ∘ that; 0 where it is x.
+    up: u32,
 }
 
 var<immediate> p: Params;

@@ -38,6 +38,8 @@ struct Job<'a> {
     rows: usize,
     per_row: usize,
     residual: Option<&'a Tensor>,
+    /// Values from the input's first half to its second, if it is gated.
+    up: u32,
 }
 
 /// A linear and its output.
@@ -57,7 +59,8 @@ struct Params {
     per_split: u32,
     splits: u32,
     pairs: u32,
-    padding: [u32; 3],
+    up: u32,
+    padding: [u32; 2],
 }
 
 /// `linear(x)` for each of `linears`, plus `residual`.
@@ -87,8 +90,10 @@ pub(super) fn run(
         rows,
         per_row,
         residual,
+        up: x.up(),
     };
-    let mut outputs = Vec::with_capacity(linears.len());
+    let widths: Vec<usize> = linears.iter().map(|l| l.shape.out_features).collect();
+    let outputs = context.tensors(rows, &widths)?;
     let mut kinds = Vec::new();
     for linear in linears {
         let LinearShape {
@@ -99,7 +104,6 @@ pub(super) fn run(
         if let Some(residual) = residual {
             residual.check_width("width of a residual", out_features)?;
         }
-        outputs.push(context.tensor(rows, out_features)?);
         for &kind in &linear.stored.kinds {
             if !kinds.contains(&kind) {
                 kinds.push(kind);
@@ -238,6 +242,7 @@ impl Job<'_> {
             per_row: self.per_row.max(1) as u32,
             experts: products[0].0.experts as u32,
             splits: 1,
+            up: self.up,
             ..Params::default()
         };
         let mut end = 0;
@@ -451,19 +456,19 @@ impl Job<'_> {
             weights,
             scales,
             group,
-            ordered,
             rotation,
             ..
         } = kind
         else {
             return Ok(());
         };
-        if ordered || rotation > 1 {
+        if kind.prepares_input() {
             // Each has an order of its own.
             for &product in products {
                 let arranged = self.arrange(x, kind, rotation, product)?;
                 let job = Job {
                     per_row: 1,
+                    up: 0,
                     ..*self
                 };
                 job.multiply_rows(&arranged, kind, (weights, scales, group), &[product])?;
