@@ -1,18 +1,27 @@
-// The norm in front of a routed block and the router's logits, in one dispatch: n = rms_norm(x), logits = n · Wᵀ.
-// Every workgroup norms its row for itself, which costs less than a dispatch; the first of a row writes n.
+// All that comes before a routed block's experts, in one dispatch, for few rows: n = rms_norm(x), logits = n · Wᵀ, and the
+// experts of each row as common/choose chooses them. Every workgroup norms its row for itself, which costs less than a
+// dispatch; the first of a row writes n. The last workgroup of a row to arrive chooses, and sets the row's counter back to 0.
 //
-// bindings   0 x: f32 [rows, width]; 1 norm: f32 [width]; 2 router: [experts, width] in FORMAT, packed in words, width even;
-//            3 normed: f32 [rows, width]; 4 logits: f32 [rows, experts]
+// bindings   0 x: f32 [rows, width]; 1 norm: f32 [width]; 2 router: [experts, stride words] in FORMAT, packed in words, what is
+//            beyond `width` zero; 3 normed: f32 [rows, width]; 4 logits: f32 [rows, experts]; 5 choices: u32 [rows, top_k], the
+//            experts, and from word `weights_at` on f32 [rows, top_k], their weights; 6 flags: u32, of which number `flag`
+//            becomes 1; 7 counters: u32 [rows], zeros
 // grid       x: ceil(experts / PER_GROUP); y: rows
-// constants  WG: workgroup size, a power of two; PER_GROUP: experts of a workgroup; FORMAT: f32 | f16 | bf16;
-//            REDUCE: subgroup | workgroup
+// scalars    experts ≤ MAX_EXPERTS, 1 ≤ top_k ≤ experts; normalize ≠ 0 divides by the sum over the chosen instead of over all
+// constants  PER_GROUP: experts of a workgroup, 1 to 3; FORMAT: f32 | f16 | bf16; WG, MAX_EXPERTS, REDUCE: of common/choose
 
-//!use common/rms
+//!use common/choose
 //!use common/dense_{{FORMAT}}
+//!use common/reduce4_{{REDUCE}}
 
 struct Params {
     width: u32,
+    stride: u32,
     experts: u32,
+    top_k: u32,
+    normalize: u32,
+    flag: u32,
+    weights_at: u32,
     epsilon: f32,
 }
 
@@ -20,40 +29,78 @@ struct Params {
 @group(0) @binding(1) var<storage, read> norm: array<f32>;
 @group(0) @binding(2) var<storage, read> router: array<u32>;
 @group(0) @binding(3) var<storage, read_write> normed: array<f32>;
-@group(0) @binding(4) var<storage, read_write> logits: array<f32>;
+// Written by some workgroups and read by another: only atomic accesses are sure to be seen.
+@group(0) @binding(4) var<storage, read_write> logits: array<atomic<u32>>;
+@group(0) @binding(5) var<storage, read_write> choices: array<u32>;
+@group(0) @binding(6) var<storage, read_write> flags: array<u32>;
+@group(0) @binding(7) var<storage, read_write> counters: array<atomic<u32>>;
 var<immediate> p: Params;
 
+var<workgroup> arrived: u32;
+
+fn logit_of(row: u32, expert: u32) -> f32 {
+    return bitcast<f32>(atomicLoad(&logits[row * p.experts + expert]));
+}
+
+fn choose(row: u32, slot: u32, expert: u32, weight: f32) {
+    let at = row * p.top_k + slot;
+    choices[at] = expert;
+    choices[p.weights_at + at] = bitcast<u32>(weight);
+}
+
 @compute @workgroup_size({{WG}})
-fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
-    let start = group.y * p.width;
-    let words = p.width / PER_WORD;
-    var squares = 0.0;
-    for (var i = l.lane; i < p.width; i += {{WG}}u) {
-        let value = x[start + i];
-        squares += value * value;
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    l: Lanes,
+) {
+    let row = group.y;
+    let start = row * p.width;
+    let words = (p.width + PER_WORD - 1u) / PER_WORD;
+    let first = group.x * {{PER_GROUP}}u;
+    // The sum of squares, and products with the experts' rows before the norm's factor: one reduction for all.
+    var sums = vec4(0.0);
+    for (var word = l.lane; word < words; word += {{WG}}u) {
+        let column = word * PER_WORD;
+        var v = vec2(x[start + column], 0.0);
+        var n = vec2(norm[column], 0.0);
+        if PER_WORD == 2u && column + 1u < p.width {
+            v.y = x[start + column + 1u];
+            n.y = norm[column + 1u];
+        }
+        sums.x += dot(v, v);
+        let scaled = v * n;
+        for (var i = 0u; i < {{PER_GROUP}}u; i += 1u) {
+            let expert = min(first + i, p.experts - 1u);
+            sums[i + 1u] += dot(scaled, widen(router[expert * p.stride + word]));
+        }
     }
-    let factor = inverse_rms(squares, p.width, p.epsilon, l);
+    sums = workgroup_sum4(sums, l);
+    let factor = 1.0 / sqrt(sums.x / f32(p.width) + p.epsilon);
     if group.x == 0u {
         for (var i = l.lane; i < p.width; i += {{WG}}u) {
             normed[start + i] = x[start + i] * factor * norm[i];
         }
     }
-    for (var i = 0u; i < {{PER_GROUP}}u; i += 1u) {
-        let expert = group.x * {{PER_GROUP}}u + i;
-        var product = 0.0;
-        if expert < p.experts {
-            for (var word = l.lane; word < words; word += {{WG}}u) {
-                let w = widen(router[expert * words + word]);
-                let column = word * PER_WORD;
-                product += x[start + column] * factor * norm[column] * w.x;
-                if PER_WORD == 2u {
-                    product += x[start + column + 1u] * factor * norm[column + 1u] * w.y;
-                }
+    if l.lane == 0u {
+        for (var i = 0u; i < {{PER_GROUP}}u; i += 1u) {
+            if first + i < p.experts {
+                let logit = sums[i + 1u] * factor;
+                atomicStore(&logits[row * p.experts + first + i], bitcast<u32>(logit));
             }
         }
-        let logit = workgroup_sum(product, l);
-        if l.lane == 0u && expert < p.experts {
-            logits[group.y * p.experts + expert] = logit;
-        }
     }
+    // Logits are out before the workgroup counts as arrived.
+    storageBarrier();
+    if l.lane == 0u {
+        arrived = atomicAdd(&counters[row], 1u);
+    }
+    if workgroupUniformLoad(&arrived) + 1u < groups.x {
+        return;
+    }
+    storageBarrier();
+    if l.lane == 0u {
+        atomicStore(&counters[row], 0u);
+    }
+    choose_experts(row, l);
 }

@@ -8,8 +8,8 @@ use treillage_backend::{
 use treillage_telemetry::Telemetry;
 
 use crate::linear::{Linear, project};
-use crate::ops::{self, Embedding, Experts, KvCache, Norm, RopeTables, Tokens};
-use crate::{Adapter, Context, Counts, Gpu, Mode, Options, Profile, Slice, Tensor};
+use crate::ops::{self, Activations, Embedding, Experts, KvCache, Norm, RopeTables, Tokens};
+use crate::{Adapter, Context, Counts, Gpu, Mode, Options, Profile, Slice};
 
 /// Words of flags that kernels raise; a block's own are to come.
 const FLAGS: u64 = 64;
@@ -101,7 +101,8 @@ impl GpuBackend {
     }
 
     /// Lets the device start on an op of many rows.
-    fn recorded(&self, x: Tensor) -> Result<Tensor, Error> {
+    fn recorded<T: Into<Activations>>(&self, x: T) -> Result<Activations, Error> {
+        let x = x.into();
         if x.rows() >= EAGER_ROWS {
             self.context.recorder.submit();
         }
@@ -118,7 +119,7 @@ impl fmt::Debug for GpuBackend {
 }
 
 impl Inference for GpuBackend {
-    type Tensor = Tensor;
+    type Tensor = Activations;
     type Tokens = Tokens;
     type Norm = Norm;
     type Linear = Linear;
@@ -176,11 +177,12 @@ impl Inference for GpuBackend {
         cache.truncate(len);
     }
 
-    fn upload(&self, values: &[f32], width: usize) -> Result<Tensor, Error> {
-        ops::upload(&self.context, values, width)
+    fn upload(&self, values: &[f32], width: usize) -> Result<Activations, Error> {
+        Ok(ops::upload(&self.context, values, width)?.into())
     }
 
-    fn read(&self, x: &Tensor) -> Result<Vec<f32>, Error> {
+    fn read(&self, x: &Activations) -> Result<Vec<f32>, Error> {
+        let x = x.ready(&self.context)?;
         let slices = [&x.slice(), &self.watched()];
         let [values, flags] = self.context.recorder.download(slices).wait()?;
         self.check_flags(&flags)?;
@@ -189,21 +191,27 @@ impl Inference for GpuBackend {
         Ok(values)
     }
 
-    fn select_rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor, Error> {
-        ops::select(&self.context, x, rows)
+    fn select_rows(&self, x: &Activations, rows: &[usize]) -> Result<Activations, Error> {
+        if rows.iter().copied().eq(0..x.rows()) {
+            return Ok(x.clone());
+        }
+        let x = x.ready(&self.context)?;
+        Ok(ops::select(&self.context, x, rows)?.into())
     }
 
-    fn embed(&self, table: &Embedding, ids: &[u32]) -> Result<Tensor, Error> {
-        table.embed(&self.context, ids)
+    fn embed(&self, table: &Embedding, ids: &[u32]) -> Result<Activations, Error> {
+        Ok(table.embed(&self.context, ids)?.into())
     }
 
-    fn embed_tokens(&self, table: &Embedding, tokens: &Tokens) -> Result<Tensor, Error> {
-        table.embed_on_device(&self.context, &tokens.slice(), tokens.len())
+    fn embed_tokens(&self, table: &Embedding, tokens: &Tokens) -> Result<Activations, Error> {
+        let rows = table.embed_on_device(&self.context, &tokens.slice(), tokens.len())?;
+        Ok(rows.into())
     }
 
     /// Submits what is recorded: a step of decoding is one submission, and its token is on its way to the host while the
     /// next is recorded.
-    fn sample(&self, logits: &Tensor, choice: &Choice) -> Result<Tokens, Error> {
+    fn sample(&self, logits: &Activations, choice: &Choice) -> Result<Tokens, Error> {
+        let logits = logits.ready(&self.context)?;
         let ids = ops::sample(&self.context, logits, choice, (&self.flags, LOGITS))?;
         Ok(Tokens::submit(&self.context, ids, &self.watched()))
     }
@@ -214,12 +222,13 @@ impl Inference for GpuBackend {
 
     fn norm_project<const N: usize>(
         &self,
-        x: &Tensor,
+        x: &Activations,
         norm: &Norm,
         linears: [&Linear; N],
-    ) -> Result<[Tensor; N], Error> {
-        let normed = norm.apply(&self.context, x)?;
+    ) -> Result<[Activations; N], Error> {
+        let normed = x.normed(&self.context, norm)?;
         let outputs = project(&self.context, &normed, &linears, None)?;
+        let outputs: Vec<Activations> = outputs.into_iter().map(Activations::from).collect();
         let count = outputs.len();
         outputs.try_into().map_err(|_| Error::Shape {
             what: "outputs of linears".to_owned(),
@@ -228,36 +237,54 @@ impl Inference for GpuBackend {
         })
     }
 
-    fn project_add(&self, x: &Tensor, linear: &Linear, residual: &Tensor) -> Result<Tensor, Error> {
+    fn project_add(
+        &self,
+        x: &Activations,
+        linear: &Linear,
+        residual: &Activations,
+    ) -> Result<Activations, Error> {
+        let (x, residual) = (x.ready(&self.context)?, residual.ready(&self.context)?);
         residual.check_width("width of a residual", linear.shape().out_features)?;
         Error::check_shape("rows of a residual", x.rows(), residual.rows())?;
-        ops::first(project(&self.context, x, &[linear], Some(residual))?)
+        Ok(ops::first(project(&self.context, x, &[linear], Some(residual))?)?.into())
     }
 
     fn attention(
         &self,
-        inputs: AttentionInputs<'_, Tensor, Norm>,
+        inputs: AttentionInputs<'_, Activations, Norm>,
         spec: &AttentionSpec,
         cache: &mut KvCache,
-    ) -> Result<Tensor, Error> {
+    ) -> Result<Activations, Error> {
+        let inputs = AttentionInputs {
+            q: inputs.q.ready(&self.context)?,
+            k: inputs.k.ready(&self.context)?,
+            v: inputs.v.ready(&self.context)?,
+            q_norm: inputs.q_norm,
+            k_norm: inputs.k_norm,
+        };
         self.recorded(ops::attend(&self.context, &inputs, spec, cache)?)
     }
 
-    fn mlp(&self, x: &Tensor, norm: &Norm, network: &SwiGlu<Linear>) -> Result<Tensor, Error> {
+    fn mlp(
+        &self,
+        x: &Activations,
+        norm: &Norm,
+        network: &SwiGlu<Linear>,
+    ) -> Result<Activations, Error> {
         self.recorded(ops::mlp(&self.context, x, norm, network)?)
     }
 
     fn moe(
         &self,
-        x: &Tensor,
+        x: &Activations,
         norm: &Norm,
         router: &Linear,
         experts: &Experts,
         routing: &Routing,
-    ) -> Result<Tensor, Error> {
+    ) -> Result<Activations, Error> {
         let out = ops::moe(
             &self.context,
-            x,
+            x.ready(&self.context)?,
             norm,
             router,
             experts,

@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use bytemuck::NoUninit;
 
-use crate::{Arena, Dispatch, Error, Gpu, Pipeline, Recorder, Slabs, Slice, Tensor, Work};
+use crate::{
+    ALIGNMENT, Arena, Dispatch, Error, Gpu, Pipeline, Recorder, Slabs, Slice, Tensor, Work,
+};
 
 /// A device with memory for weights and activations, a recorder, and the kernels that were used so far.
 #[derive(Debug)]
@@ -160,6 +162,32 @@ impl Context {
     /// If the device has no memory left.
     pub fn tensor(&self, rows: usize, width: usize) -> Result<Tensor, Error> {
         Tensor::new(&self.arena, rows, width)
+    }
+
+    /// Room for `rows` rows of each of `widths` values, next to each other where kernels can bind that much at once.
+    ///
+    /// # Errors
+    /// If the device has no memory left.
+    pub fn tensors(&self, rows: usize, widths: &[usize]) -> Result<Vec<Tensor>, Error> {
+        let step = (ALIGNMENT / 4) as usize;
+        let sizes = widths
+            .iter()
+            .map(|width| (rows * width).next_multiple_of(step));
+        let total: usize = sizes.clone().sum();
+        if widths.len() < 2 || 4 * total as u64 > self.gpu().max_binding() {
+            return widths
+                .iter()
+                .map(|&width| self.tensor(rows, width))
+                .collect();
+        }
+        let all = self.tensor(1, total)?;
+        let mut start = 0;
+        let parts = sizes.zip(widths).map(|(size, &width)| {
+            let part = all.part(start, rows, width);
+            start += size;
+            part
+        });
+        Ok(parts.collect())
     }
 
     /// Room for `values` on the device, and them in it, in turn.

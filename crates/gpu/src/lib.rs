@@ -67,7 +67,7 @@ pub use buffer::{ALIGNMENT, Buffer, Slice};
 pub use context::{Constant, Context};
 pub use error::Error;
 pub use gpu::{Gpu, Mode, Options};
-pub use ops::{Embedding, Experts, KvCache, Norm, Tokens};
+pub use ops::{Activations, Embedding, Experts, KvCache, Norm, Tokens};
 pub use pipeline::{MAX_BINDINGS, MAX_IMMEDIATES, Pipeline};
 pub use profile::{KernelProfile, Profile, Work};
 pub use recorder::{Counts, Dispatch, Download, Recorder};

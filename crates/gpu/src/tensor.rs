@@ -15,6 +15,8 @@ pub struct Tensor {
     offset: u64,
     rows: usize,
     width: usize,
+    /// Bytes from the first half of a gated pair to the second, 0 for plain values.
+    pair: u64,
 }
 
 impl Tensor {
@@ -29,6 +31,7 @@ impl Tensor {
             offset: 0,
             rows,
             width,
+            pair: 0,
         })
     }
 
@@ -44,7 +47,36 @@ impl Tensor {
 
     /// Its memory.
     pub fn slice(&self) -> Slice {
-        self.region.range(self.offset, 4 * self.len().max(1))
+        let bytes = self.pair + 4 * self.len().max(1);
+        self.region.range(self.offset, bytes)
+    }
+
+    /// `rows` rows of `width` values in the same memory, from value `start` on, a multiple of 64.
+    pub(crate) fn part(&self, start: usize, rows: usize, width: usize) -> Self {
+        Self {
+            offset: self.offset + 4 * start as u64,
+            rows,
+            width,
+            ..self.clone()
+        }
+    }
+
+    /// `silu(gate) ∘ up`, not computed, for linears that [take](crate::linear::Linear::takes_gated) such an input; `None` unless
+    /// `up` lies behind `gate` in the same memory.
+    pub(crate) fn gated(gate: &Self, up: &Self) -> Option<Self> {
+        let alike = Arc::ptr_eq(&gate.region, &up.region)
+            && (gate.rows, gate.width) == (up.rows, up.width)
+            && (gate.pair, up.pair) == (0, 0)
+            && up.offset > gate.offset;
+        alike.then(|| Self {
+            pair: up.offset - gate.offset,
+            ..gate.clone()
+        })
+    }
+
+    /// Values from the first half of a gated pair to the second, 0 for plain values.
+    pub(crate) fn up(&self) -> u32 {
+        (self.pair / 4) as u32
     }
 
     /// Values of all rows.

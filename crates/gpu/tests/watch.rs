@@ -8,7 +8,7 @@ use std::sync::Arc;
 use treillage_backend::{
     Choice, DenseData, DenseWeights, Error, Inference, LinearShape, LinearWeights, Routing, SwiGlu,
 };
-use treillage_gpu::{Experts, GpuBackend, Norm, Options, Tensor, linear::Linear};
+use treillage_gpu::{Activations, Experts, GpuBackend, Norm, Options, linear::Linear};
 
 const WIDTH: usize = 8;
 const EXPERTS: usize = 5;
@@ -48,7 +48,7 @@ impl Layer {
         }
     }
 
-    fn run(&self, backend: &GpuBackend, x: &Tensor) -> Tensor {
+    fn run(&self, backend: &GpuBackend, x: &Activations) -> Activations {
         let routing = Routing {
             top_k: 2,
             normalize: true,

@@ -4,6 +4,7 @@ use crate::registry::{Family, source};
 
 pub(crate) const FAMILY: Family = Family {
     sources: &[
+        source!("common/choose"),
         source!("common/dense_bf16"),
         source!("common/dense_f16"),
         source!("common/dense_f32"),

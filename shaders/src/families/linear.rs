@@ -25,6 +25,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/matmul"),
         source!("linear/matmul_lanes"),
         source!("linear/matmul_matrices"),
+        source!("linear/gated"),
         source!("linear/params"),
         source!("linear/route_all"),
         source!("linear/route_grouped"),

@@ -35,7 +35,7 @@ fn router() -> Vec<Specialization> {
     for format in DENSE {
         for reduce in REDUCE {
             all.push(
-                Specialization::new([("WG", 128), ("PER_GROUP", 2)])
+                Specialization::new([("WG", 128), ("PER_GROUP", 2), ("MAX_EXPERTS", 512)])
                     .with("FORMAT", format)
                     .with("REDUCE", reduce),
             );

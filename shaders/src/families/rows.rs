@@ -1,6 +1,9 @@
 //! Rows by number: embeddings, gathering, and adding up what experts made.
 
-use super::{common::DENSE, elementwise::sizes};
+use super::{
+    common::{DENSE, REDUCE},
+    elementwise::sizes,
+};
 use crate::{
     Kernel, Specialization,
     registry::{Family, source},
@@ -11,6 +14,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("embed"),
         source!("gather_rows"),
         source!("combine_experts"),
+        source!("combine_norm"),
         source!("resize_pieces"),
     ],
     kernels: &[
@@ -30,6 +34,11 @@ pub(crate) const FAMILY: Family = Family {
             specializations: combine_experts,
         },
         Kernel {
+            name: "combine_norm",
+            hot: true,
+            specializations: combine_norm,
+        },
+        Kernel {
             name: "resize_pieces",
             hot: false,
             specializations: sizes,
@@ -45,4 +54,19 @@ fn embed() -> Vec<Specialization> {
 fn combine_experts() -> Vec<Specialization> {
     let with = |places| Specialization::new([("WG", 256)]).with("PLACES", places);
     [false, true].map(with).to_vec()
+}
+
+fn combine_norm() -> Vec<Specialization> {
+    let with = |(top_k, fours, places, reduce)| {
+        Specialization::new([("WG", 256), ("TOP_K", top_k), ("FOURS_UP", fours)])
+            .with("PLACES", places)
+            .with("REDUCE", reduce)
+    };
+    let [subgroup, workgroup] = REDUCE;
+    [
+        with((8, 2, false, subgroup)),
+        with((2, 1, false, workgroup)),
+        with((4, 3, true, subgroup)),
+    ]
+    .to_vec()
 }

@@ -4,15 +4,35 @@ use crate::harness::{
 use crate::{norm::rms_norm, rows::stored};
 
 #[test]
-fn router_norms_and_multiplies() {
+fn router_norms_multiplies_and_chooses() {
     let Some(device) = device() else { return };
     for specialization in specializations(device, "router") {
         let format = text(&specialization, "FORMAT");
-        for (rows, width, experts) in [(1, 256, 16), (2, 130, 7)] {
+        let per_word = if format == "f32" { 1 } else { 2 };
+        for (rows, width, experts, top_k, normalize) in [
+            (1, 256, 16, 4, true),
+            (2, 131, 7, 7, false),
+            (3, 64, 130, 8, true),
+        ] {
             let mut random = Random::new(8);
             let (x, norm) = (random.values(rows * width), random.values(width));
-            let (stored, weights) = stored(format, &random.values(experts * width));
-            let params = Params::default().u(width).u(experts).f(1e-6);
+            // Rows of the router are padded with zeros.
+            let padded = width.next_multiple_of(8);
+            let mut values = random.values(experts * padded);
+            for row in values.chunks_exact_mut(padded) {
+                row[width..].fill(0.0);
+            }
+            let (stored, weights) = stored(format, &values);
+            let weights_at = (rows * top_k).next_multiple_of(64);
+            let params = Params::default()
+                .u(width)
+                .u(padded / per_word)
+                .u(experts)
+                .u(top_k)
+                .u(normalize.into())
+                .u(1)
+                .u(weights_at)
+                .f(1e-6);
             let results = device.run(
                 "router",
                 &specialization,
@@ -22,6 +42,9 @@ fn router_norms_and_multiplies() {
                     stored,
                     vec![0; 4 * rows * width],
                     vec![0; 4 * rows * experts],
+                    vec![0; 4 * (weights_at + rows * top_k)],
+                    vec![0; 8],
+                    vec![0; 4 * rows],
                 ],
                 params.bytes(),
                 [
@@ -32,14 +55,27 @@ fn router_norms_and_multiplies() {
             );
             let normed = rms_norm(&x, &norm, 1e-6);
             assert_close("normed", &results.of::<f32>(3), &normed, 1e-6);
-            let mut logits = Vec::new();
+            let mut expected = Vec::new();
             for row in normed.chunks_exact(width) {
-                for weights in weights.chunks_exact(width) {
+                for weights in weights.chunks_exact(padded) {
                     let products = row.iter().zip(weights).map(|(x, &w)| x * f64::from(w));
-                    logits.push(products.sum::<f64>());
+                    expected.push(products.sum::<f64>());
                 }
             }
-            assert_close("logits", &results.of::<f32>(4), &logits, 3e-6);
+            let logits = results.of::<f32>(4);
+            assert_close("logits", &logits, &expected, 3e-6);
+            // Chosen by the logits that it has itself: near ties are not this test's matter.
+            let mut chosen = (Vec::new(), Vec::new());
+            for row in logits.chunks_exact(experts) {
+                let (experts, weights) = route(row, top_k, normalize);
+                chosen.0.extend(experts);
+                chosen.1.extend(weights);
+            }
+            assert_eq!(results.of::<u32>(5)[..rows * top_k], chosen.0);
+            let found = &results.of::<f32>(5)[weights_at..];
+            assert_close("weights", found, &chosen.1, 2e-6);
+            assert_eq!(results.of::<u32>(6), [0, 0], "flags");
+            assert_eq!(results.of::<u32>(7), vec![0; rows], "counters");
         }
     }
 }

@@ -3,6 +3,7 @@ use half::{bf16, f16};
 use crate::harness::{
     Params, Random, assert_close, bytes, constant, device, specializations, text,
 };
+use crate::norm::rms_norm;
 
 /// `values` in a dense format, and what they are then.
 pub(crate) fn stored(format: &str, values: &[f32]) -> (Vec<u8>, Vec<f32>) {
@@ -80,50 +81,106 @@ fn gather_rows_copies() {
     }
 }
 
+/// What experts made of `rows` rows, and its sum by weight.
+struct Given {
+    y: Vec<f32>,
+    weights: Vec<f32>,
+    residual: Vec<f32>,
+    places: Vec<u32>,
+    sum: Vec<f64>,
+}
+
+impl Given {
+    fn new(rows: usize, top_k: usize, width: usize, in_order: bool) -> Self {
+        let mut random = Random::new(7);
+        let choices = rows * top_k;
+        let y = random.values(choices * width);
+        let weights = random.values(choices);
+        let residual = random.values(rows * width);
+        let mut places: Vec<u32> = (0..choices as u32).collect();
+        places.reverse();
+        let mut sum = Vec::new();
+        for row in 0..rows {
+            for column in 0..width {
+                let added: f64 = (row * top_k..(row + 1) * top_k)
+                    .map(|choice| {
+                        let place = if in_order {
+                            choice
+                        } else {
+                            places[choice] as usize
+                        };
+                        f64::from(weights[choice]) * f64::from(y[place * width + column])
+                    })
+                    .sum();
+                sum.push(f64::from(residual[row * width + column]) + added);
+            }
+        }
+        Self {
+            y,
+            weights,
+            residual,
+            places,
+            sum,
+        }
+    }
+
+    fn buffers(&self) -> Vec<Vec<u8>> {
+        vec![
+            bytes(&self.y),
+            bytes(&self.weights),
+            bytes(&self.residual),
+            bytes(&self.places),
+        ]
+    }
+}
+
 #[test]
 fn combine_experts_adds_by_weight() {
     let Some(device) = device() else { return };
     for specialization in specializations(device, "combine_experts") {
         let in_order = text(&specialization, "PLACES") == "false";
         for (rows, top_k, width) in [(1, 8, 512), (5, 3, 77)] {
-            let mut random = Random::new(7);
-            let choices = rows * top_k;
-            let y = random.values(choices * width);
-            let weights = random.values(choices);
-            let residual = random.values(rows * width);
-            let mut places: Vec<u32> = (0..choices as u32).collect();
-            places.reverse();
+            let given = Given::new(rows, top_k, width, in_order);
             let params = Params::default().u(width).u(top_k);
+            let mut buffers = given.buffers();
+            buffers.push(vec![0; 4 * rows * width]);
             let results = device.run(
                 "combine_experts",
                 &specialization,
-                &[
-                    bytes(&y),
-                    bytes(&weights),
-                    bytes(&residual),
-                    bytes(&places),
-                    vec![0; 4 * rows * width],
-                ],
+                &buffers,
                 params.bytes(),
                 [width.div_ceil(constant(&specialization, "WG")), rows, 1],
             );
-            let mut expected = Vec::new();
-            for row in 0..rows {
-                for column in 0..width {
-                    let added: f64 = (row * top_k..(row + 1) * top_k)
-                        .map(|choice| {
-                            let place = if in_order {
-                                choice
-                            } else {
-                                places[choice] as usize
-                            };
-                            f64::from(weights[choice]) * f64::from(y[place * width + column])
-                        })
-                        .sum();
-                    expected.push(f64::from(residual[row * width + column]) + added);
-                }
-            }
-            assert_close("combine_experts", &results.of::<f32>(4), &expected, 1e-6);
+            assert_close("combine_experts", &results.of::<f32>(4), &given.sum, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn combine_norm_adds_and_norms() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "combine_norm") {
+        let in_order = text(&specialization, "PLACES") == "false";
+        let top_k = constant(&specialization, "TOP_K");
+        let most = 4 * constant(&specialization, "WG") * constant(&specialization, "FOURS_UP");
+        for (rows, width) in [(1, most), (3, most - 36), (2, 4)] {
+            let given = Given::new(rows, top_k, width, in_order);
+            let norm = Random::new(9).values(width);
+            let params = Params::default().u(width / 4).f(1e-3);
+            let mut buffers = given.buffers();
+            buffers.push(bytes(&norm));
+            buffers.extend([vec![0; 4 * rows * width], vec![0; 4 * rows * width]]);
+            let results = device.run(
+                "combine_norm",
+                &specialization,
+                &buffers,
+                params.bytes(),
+                [rows, 1, 1],
+            );
+            assert_close("sum", &results.of::<f32>(5), &given.sum, 1e-6);
+            let sum: Vec<f32> = given.sum.iter().map(|&x| x as f32).collect();
+            let normed = rms_norm(&sum, &norm, 1e-3);
+            assert_close("normed", &results.of::<f32>(6), &normed, 2e-6);
         }
     }
 }

@@ -1,4 +1,4 @@
-// What linears with an input order or a micro-rotation are given: `out[row, i] = x[row, order[i]]`, then runs of ROTATION inputs times the
+// What linears with an input order or a micro-rotation are given: `out[row, i] = input[row, order[i]]`, then runs of ROTATION inputs times the
 // Hadamard matrix.
 //
 // bindings   weights: u32; x: f32 `[rows, width]`; picks (linear/route_…); out0: f32 `[rows, width]`
@@ -6,6 +6,7 @@
 // constants  ROTATION: 1, 16, 32, 64, 128; NORM: 1 / sqrt(ROTATION); TEAMS: teams of 32 lanes, LANES = 32 TEAMS; ROUTE; ROWS: 1; EXCHANGE;
 //            the rest is text from `rows.rs`
 
+//!use linear/gated
 //!use linear/params
 //!use linear/team
 
@@ -24,14 +25,20 @@ fn main(
     let first = 128u * ({{TEAMS}}u * place.block + (at >> 5u)) + 4u * (at & 31u);
     let order = weights[place.header + 2u];
     var v = vec4<f32>();
+    var ups = vec4<f32>();
     for (var c = 0u; c < 4u; c += 1u) {
         if first + c < p.width {
             var source = first + c;
             if order != NONE {
                 source = weights[order + source];
             }
-            v[c] = x[place.x_row * p.width + source];
+            source += place.x_row * p.width;
+            v[c] = x[source];
+            ups[c] = x[source + p.up];
         }
+    }
+    if p.up != 0u {
+        v = silu(v) * ups;
     }
     if {{ROTATION}}u > 1u {
         v = vec4<f32>(v.x + v.y, v.x - v.y, v.z + v.w, v.z - v.w);

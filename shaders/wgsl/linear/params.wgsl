@@ -26,6 +26,8 @@ struct Params {
     pairs: u32,
     // The first column block of a dispatch that makes some of them.
     first: u32,
+    // Values from a row of x to what belongs to it of another matrix, where the input is silu(x) ∘ that; 0 where it is x.
+    up: u32,
 }
 
 var<immediate> p: Params;

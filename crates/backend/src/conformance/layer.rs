@@ -29,7 +29,7 @@ pub(super) struct Layer {
     pub(super) bias: Vec<f64>,
 }
 
-pub(super) fn shape(in_features: usize, out_features: usize) -> LinearShape {
+pub(super) const fn shape(in_features: usize, out_features: usize) -> LinearShape {
     LinearShape {
         in_features,
         out_features,

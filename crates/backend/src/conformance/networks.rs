@@ -1,6 +1,6 @@
 //! SwiGLU networks: one for all tokens, and routed experts.
 
-use treillage_gptq::{Format, IntBits};
+use treillage_gptq::{Format, IntBits, Rotation};
 use treillage_trellis::Codebook;
 
 use super::grouped::Make;
@@ -8,17 +8,32 @@ use super::layer::{Layer, Storage, shape};
 use super::noise::Noise;
 use super::reference::{Matrix, rms_norm, route};
 use super::{Failure, compare};
-use crate::{Error, Inference, Routing, SwiGlu};
+use crate::{Error, Inference, LinearShape, Routing, SwiGlu};
 
 const EPSILON: f32 = 1e-6;
 const TRELLIS: Storage = Storage::Trellis(3, Codebook::Mul1);
 const INT4: Storage = Storage::Grouped(Make::new(Format::Int(IntBits::Four)));
 const NVFP4: Storage = Storage::Grouped(Make::new(Format::NvFp4));
 
-fn network<B: Inference>(backend: &B, tolerance: f64, storage: Storage) -> Result<(), Failure> {
-    let width = 150;
+/// Sizes that no kernel likes.
+const ODD: LinearShape = shape(150, 200);
+/// Sizes that groups and rotations divide.
+const EVEN: LinearShape = shape(160, 192);
+const PREPARED: Storage = Storage::Grouped(Make {
+    reordered: true,
+    rotation: Rotation::Block(32),
+    ..Make::new(Format::Int(IntBits::Four))
+});
+
+fn network<B: Inference>(
+    backend: &B,
+    tolerance: f64,
+    storage: Storage,
+    size: LinearShape,
+) -> Result<(), Failure> {
+    let width = size.in_features;
     let mut noise = Noise::new(30);
-    let network = SwiGlu::random(&mut noise, storage, shape(width, 200))?;
+    let network = SwiGlu::random(&mut noise, storage, size)?;
     let loaded = network.load(backend)?;
     let weight = noise.scales(width);
     let norm = backend.load_norm(weight.clone(), EPSILON)?;
@@ -43,18 +58,20 @@ fn plus(a: &[f64], b: &[f64]) -> Vec<f64> {
 
 /// A network of dense linears.
 pub fn dense_networks<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
-    network(backend, tolerance, Storage::Bf16)
+    network(backend, tolerance, Storage::Bf16, ODD)
 }
 
 /// A network of packed linears, padded on both axes.
 pub fn trellis_networks<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
-    network(backend, tolerance, TRELLIS)
+    network(backend, tolerance, TRELLIS, ODD)
 }
 
-/// Networks of grouped linears, of groups that no vector is a multiple of, too.
+/// Networks of grouped linears, of groups that no vector is a multiple of, and of such as reorder and rotate what they read, too.
 pub fn grouped_networks<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
-    network(backend, tolerance, INT4)?;
-    network(backend, tolerance, NVFP4)
+    network(backend, tolerance, INT4, ODD)?;
+    network(backend, tolerance, NVFP4, ODD)?;
+    network(backend, tolerance, NVFP4, EVEN)?;
+    network(backend, tolerance, PREPARED, EVEN)
 }
 
 /// Routed experts of one layer, with the norm before and the router.

@@ -29,6 +29,8 @@ pub(super) struct Job<'a> {
     pub(super) rows: usize,
     pub(super) per_row: usize,
     pub(super) residual: Option<&'a Tensor>,
+    /// Values from the input's first half to its second, if it is gated.
+    pub(super) up: u32,
 }
 
 /// A linear and its output.
@@ -50,7 +52,8 @@ pub(super) struct Params {
     pub(super) splits: u32,
     pub(super) pairs: u32,
     pub(super) first: u32,
-    pub(super) padding: [u32; 2],
+    pub(super) up: u32,
+    pub(super) padding: [u32; 1],
 }
 
 /// `linear(x)` for each of `linears`, plus `residual`.
@@ -80,8 +83,10 @@ pub(super) fn run(
         rows,
         per_row,
         residual,
+        up: x.up(),
     };
-    let mut outputs = Vec::with_capacity(linears.len());
+    let widths: Vec<usize> = linears.iter().map(|l| l.shape.out_features).collect();
+    let outputs = context.tensors(rows, &widths)?;
     let mut kinds = Vec::new();
     for linear in linears {
         let LinearShape {
@@ -92,7 +97,6 @@ pub(super) fn run(
         if let Some(residual) = residual {
             residual.check_width("width of a residual", out_features)?;
         }
-        outputs.push(context.tensor(rows, out_features)?);
         for &kind in &linear.stored.kinds {
             if !kinds.contains(&kind) {
                 kinds.push(kind);
@@ -175,6 +179,7 @@ impl Job<'_> {
             per_row: self.per_row.max(1) as u32,
             experts: products[0].0.experts as u32,
             splits: 1,
+            up: self.up,
             ..Params::default()
         };
         let mut end = 0;

@@ -87,7 +87,7 @@ impl Kernels {
     }
 
     /// A zero for each unit of split work. Kernels leave zeros behind.
-    pub(super) fn counters(&self, gpu: &Gpu) -> Result<Slice, Error> {
+    pub(crate) fn counters(&self, gpu: &Gpu) -> Result<Slice, Error> {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(counters) = &*counters {
             return Ok(counters.clone());

@@ -21,6 +21,7 @@ use treillage_backend::{Error, LinearShape, LinearWeights};
 use crate::{Context, Slice, Tensor};
 
 pub(crate) use kernels::Kernels;
+pub(crate) use store::DenseRows;
 
 /// Which rows meet which expert.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +104,17 @@ impl Linear {
                 .next()
                 .expect("as many are stored as there are stacks")
         }))
+    }
+
+    /// Its rows, if it is a single one, dense and without bias.
+    pub(crate) fn dense(&self) -> Option<&DenseRows> {
+        self.stored.dense.as_ref()
+    }
+
+    /// Whether its input may be a gated pair ([`Tensor::gated`]): kernels that prepare their input before they multiply compute
+    /// it as they read; those that read it for every few outputs would compute it as often.
+    pub(crate) fn takes_gated(&self) -> bool {
+        self.stored.kinds.iter().all(|kind| kind.prepares_input())
     }
 
     /// Its logical size.

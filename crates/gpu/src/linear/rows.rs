@@ -22,19 +22,19 @@ impl Job<'_> {
             weights,
             scales,
             group,
-            ordered,
             rotation,
             ..
         } = kind
         else {
             return Ok(());
         };
-        if ordered || rotation > 1 {
+        if kind.prepares_input() {
             // Each has an order of its own.
             for &product in products {
                 let arranged = self.arrange(x, kind, rotation, product)?;
                 let job = Job {
                     per_row: 1,
+                    up: 0,
                     ..*self
                 };
                 job.multiply_rows(&arranged, kind, (weights, scales, group), &[product])?;

@@ -67,6 +67,16 @@ impl Kind {
         word as u32
     }
 
+    /// Whether kernels prepare the input of such a linear before they multiply.
+    pub(super) fn prepares_input(self) -> bool {
+        match self {
+            Kind::Trellis { .. } => true,
+            Kind::Rows {
+                ordered, rotation, ..
+            } => ordered || rotation > 1,
+        }
+    }
+
     /// Bytes that the weights of a linear of this kind take, scales apart.
     pub(super) fn bytes(self, shape: LinearShape) -> u64 {
         match self {
@@ -308,6 +318,19 @@ pub(super) struct Stored {
     pub(super) header: u32,
     /// The kinds that there are, each once.
     pub(super) kinds: Vec<Kind>,
+    /// What is in it, if that is rows of plain numbers and nothing else.
+    pub(super) dense: Option<DenseRows>,
+}
+
+/// A dense matrix `[outputs, inputs]` for kernels that are not of this folder: row by row, each with zeros up to a multiple of
+/// eight values behind it.
+#[derive(Debug)]
+pub(crate) struct DenseRows {
+    pub(crate) rows: Slice,
+    /// `f32`, `f16` or `bf16`.
+    pub(crate) format: &'static str,
+    /// Words of a row.
+    pub(crate) stride: usize,
 }
 
 /// Stores stacks next to each other where the device can bind that much at once, so that one kernel sees them all.
@@ -363,6 +386,7 @@ fn fill(
     let gpu = context.gpu();
     let first = slice.offset() / 4;
     let (mut headers, mut kinds) = (Vec::new(), Vec::new());
+    let mut dense = None;
     let mut at = (HEADER * stack.len()).next_multiple_of(ALIGN);
     for source in stack {
         let kind = source.kind();
@@ -377,6 +401,17 @@ fn fill(
             if size > 0 {
                 gpu.upload(&slice, 4 * at as u64, &source.section(section))?;
                 header[PLACES[section]] = (first + at as u64) as u32;
+                if let (Source::Dense(weight, None), [_]) = (source, stack) {
+                    dense = Some(DenseRows {
+                        rows: slice.range(4 * at as u64, 4 * size as u64),
+                        format: match weight.data() {
+                            DenseData::F32(_) => "f32",
+                            DenseData::F16(_) => "f16",
+                            DenseData::Bf16(_) => "bf16",
+                        },
+                        stride: size / weight.rows().max(1),
+                    });
+                }
                 at += size.next_multiple_of(ALIGN);
             }
         }
@@ -387,5 +422,6 @@ fn fill(
         header: first as u32,
         slice,
         kinds,
+        dense,
     })
 }

@@ -483,6 +483,7 @@ mod tests {
                     rows,
                     per_row: 1,
                     residual,
+                    up: 0,
                 };
                 let outputs = [(), ()].map(|()| context.tensor(rows, shape.out_features).unwrap());
                 job.few_rows(&x, kind, bits, codebook, &[(&linear, &outputs[0])])

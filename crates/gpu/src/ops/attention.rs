@@ -3,7 +3,6 @@
 use bytemuck::{Pod, Zeroable};
 use treillage_backend::{AttentionInputs, AttentionSpec, Error, RopePairing};
 
-use super::WORKGROUP;
 use super::norm::Norm;
 use super::rope::{RopeTable, RopeTables};
 use super::rows::resize;
@@ -11,16 +10,10 @@ use crate::buffer::BufferId;
 use crate::context::Constant;
 use crate::{Context, Slice, Tensor, Work};
 
+mod decode;
+
 /// Widths of a head that kernels exist for; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 3] = [64, 128, 256];
-/// Rows up to which the context is split over workgroups: more of them fill a device by themselves.
-const MAX_SPLIT_ROWS: usize = 4;
-/// Query heads to a head of keys that the splitting kernel has registers for.
-const MAX_SPLIT_GROUP: usize = 16;
-/// Positions that a part of the context has at the least.
-const MIN_SPLIT: usize = 256;
-/// Parts of the context at the most: with the heads, more workgroups than any device runs at once.
-const MAX_SPLITS: usize = 64;
 /// Capacities are multiples of this, so that kernels may read whole tiles.
 const TILE: usize = 64;
 
@@ -198,22 +191,22 @@ pub(crate) fn attend(
         true => Ok(x.clone()),
         false => resize(context, x, from, to),
     };
-    let rotated = append(
-        context,
-        [
-            &fit(q, dim, padded)?,
-            &fit(k, dim, padded)?,
-            &fit(v, dim, padded)?,
-        ],
-        spec,
-        cache,
-        norms,
-    )?;
-    let group = spec.heads / spec.kv_heads;
-    let out = if q.rows() <= MAX_SPLIT_ROWS && group <= MAX_SPLIT_GROUP {
-        split(context, &rotated, spec, cache)?
-    } else {
-        tiled(context, &rotated, spec, cache)?
+    let heads = [
+        &fit(q, dim, padded)?,
+        &fit(k, dim, padded)?,
+        &fit(v, dim, padded)?,
+    ];
+    let lanes = decode::lanes(context, spec, cache);
+    let out = match (q.rows(), lanes) {
+        (1, Some(lanes)) => decode::step(context, heads, spec, cache, norms, lanes)?,
+        (..=decode::MAX_ROWS, Some(lanes)) => {
+            let rotated = append(context, heads, spec, cache, norms)?;
+            decode::split(context, &rotated, spec, cache, lanes)?
+        }
+        _ => {
+            let rotated = append(context, heads, spec, cache, norms)?;
+            tiled(context, &rotated, spec, cache)?
+        }
     };
     let out = fit(&out, padded, dim)?;
     cache.len += q.rows();
@@ -239,9 +232,6 @@ fn append(
         epsilon: f32,
     }
     let rotated = context.tensor(q.rows(), q.width())?;
-    let pairing = match spec.rope.pairing {
-        RopePairing::HalfSplit => "half_split",
-    };
     let normed = norms.is_some();
     let (weights, epsilon) = norms.unwrap_or_else(|| (cache.table.turns.clone(), 0.0));
     let params = Params {
@@ -259,7 +249,7 @@ fn append(
             ("HEAD_DIM", (cache.padded as u32).into()),
             ("WG", (cache.padded as u32 / 2).into()),
             ("NORM", normed.into()),
-            ("PAIRING", pairing.into()),
+            ("PAIRING", pairing(spec)),
             ("REDUCE", context.reduce()),
         ],
         &[
@@ -278,85 +268,18 @@ fn append(
     Ok(rotated)
 }
 
+/// Which values of a head rotate together, for kernels.
+fn pairing(spec: &AttentionSpec) -> Constant {
+    match spec.rope.pairing {
+        RopePairing::HalfSplit => "half_split".into(),
+    }
+}
+
 fn shape_constants(spec: &AttentionSpec, cache: &KvCache) -> [(&'static str, Constant); 2] {
     [
         ("HEAD_DIM", (cache.padded as u32).into()),
         ("GROUP", ((spec.heads / spec.kv_heads) as u32).into()),
     ]
-}
-
-/// Few queries: workgroups share the context.
-fn split(
-    context: &Context,
-    q: &Tensor,
-    spec: &AttentionSpec,
-    cache: &KvCache,
-) -> Result<Tensor, Error> {
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    #[repr(C)]
-    struct Params {
-        heads: u32,
-        capacity: u32,
-        position: u32,
-        splits: u32,
-        per_split: u32,
-        scale: f32,
-    }
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    #[repr(C)]
-    struct Combine {
-        heads: u32,
-        splits: u32,
-    }
-    let tokens = cache.len + q.rows();
-    let most = tokens.div_ceil(MIN_SPLIT).min(MAX_SPLITS);
-    let per_split = tokens.div_ceil(most).next_multiple_of(MIN_SPLIT);
-    let splits = tokens.div_ceil(per_split);
-    let parts = context.tensor(q.rows() * splits, q.width())?;
-    let stats = context.tensor(q.rows() * splits, 2 * spec.heads)?;
-    let params = Params {
-        heads: spec.heads as u32,
-        capacity: cache.room as u32,
-        position: cache.len as u32,
-        splits: splits as u32,
-        per_split: per_split as u32,
-        scale: spec.scale,
-    };
-    let [dim, group] = shape_constants(spec, cache);
-    context.run_for(
-        cache.attending(&[q, &parts, &stats], q.rows()),
-        "attention_decode",
-        &[
-            dim,
-            group,
-            ("WG", WORKGROUP.into()),
-            ("REDUCE", context.reduce()),
-        ],
-        &[
-            &q.slice(),
-            &cache.keys,
-            &cache.values,
-            &parts.slice(),
-            &stats.slice(),
-        ],
-        &params,
-        [params.splits, spec.kv_heads as u32, q.rows() as u32],
-    )?;
-    if splits == 1 {
-        return Ok(parts);
-    }
-    let out = context.tensor(q.rows(), q.width())?;
-    context.run(
-        "attention_combine",
-        &[dim],
-        &[&parts.slice(), &stats.slice(), &out.slice()],
-        &Combine {
-            heads: params.heads,
-            splits: params.splits,
-        },
-        [params.heads, q.rows() as u32, 1],
-    )?;
-    Ok(out)
 }
 
 /// Many queries: workgroups share them.

@@ -1,12 +1,13 @@
 //! SwiGLU networks: one for all rows, and routed experts.
 
-use bytemuck::{Pod, Zeroable};
 use treillage_backend::{Error, LinearShape, LinearWeights, Routing, SwiGlu};
 
 use treillage_telemetry::Telemetry;
 
+use super::combine::Sum;
 use super::norm::Norm;
-use super::{WORKGROUP, rows};
+use super::routing::{MAX_EXPERTS, group, route};
+use super::{Activations, WORKGROUP, rows};
 use crate::context::flat_grid;
 use crate::linear::{ExpertRows, Linear, project, project_experts};
 use crate::{Context, Slice, Tensor};
@@ -14,8 +15,6 @@ use crate::{Context, Slice, Tensor};
 /// Rows up to which each row finds its experts by itself; more are sorted by expert first, so that an expert's weights are
 /// read once for all of its rows.
 const MAX_PICKED: usize = 8;
-/// What the routing kernel holds in workgroup memory.
-const MAX_EXPERTS: u32 = 1024;
 
 /// The routed experts of one layer: matrices of one kind stacked.
 pub struct Experts {
@@ -62,17 +61,21 @@ pub(crate) struct Watch<'a> {
 /// `x + swiglu(norm(x))`.
 pub(crate) fn mlp(
     context: &Context,
-    x: &Tensor,
+    x: &Activations,
     norm: &Norm,
     network: &SwiGlu<Linear>,
 ) -> Result<Tensor, Error> {
-    let normed = norm.apply(context, x)?;
+    let normed = x.normed(context, norm)?;
+    let x = x.ready(context)?;
     let hidden = project(context, &normed, &[&network.gate, &network.up], None)?;
-    let hidden = swiglu(context, &hidden)?;
+    let hidden = match x.rows() <= MAX_PICKED {
+        true => gated(context, &hidden, &network.down)?,
+        false => swiglu(context, &hidden)?,
+    };
     first(project(context, &hidden, &[&network.down], Some(x))?)
 }
 
-/// `x + Σ_e p_e · expert_e(norm(x))`. The router's choices stay on the device.
+/// `x + Σ_e p_e · expert_e(norm(x))`, of which the sum is yet to come. The router's choices stay on the device.
 pub(crate) fn moe(
     context: &Context,
     x: &Tensor,
@@ -81,7 +84,7 @@ pub(crate) fn moe(
     experts: &Experts,
     routing: &Routing,
     watch: Watch<'_>,
-) -> Result<Tensor, Error> {
+) -> Result<Activations, Error> {
     x.check_width("input of experts", experts.shape.in_features)?;
     let (count, top_k) = (experts.count, routing.top_k);
     Error::check_shape("outputs of a router", count, router.shape().out_features)?;
@@ -97,9 +100,7 @@ pub(crate) fn moe(
     let Watch { flags, telemetry } = watch;
     let (dispatch, metrics) = (&telemetry.moe_dispatch, &telemetry.moe_metrics);
     dispatch.gpu_router_calls.add(1);
-    let normed = norm.apply(context, x)?;
-    let logits = first(project(context, &normed, &[router], None)?)?;
-    let choices = route(context, &logits, routing, flags)?;
+    let (normed, choices) = route(context, x, norm, router, routing, flags)?;
     dispatch.gpu_router_success.add(1);
     dispatch.total_tokens_processed.add(x.rows() as u64);
     dispatch
@@ -116,12 +117,20 @@ pub(crate) fn moe(
             per_row,
         };
         let hidden = project_experts(context, &normed, picked(top_k), &[gate, up])?;
-        let hidden = swiglu(context, &hidden)?;
+        let hidden = gated(context, &hidden, down)?;
         let given = first(project_experts(context, &hidden, picked(1), &[down])?)?;
-        let out = combine(context, x, &given, &choices, None)?;
         metrics.fast_path_used.add(1);
         metrics.tokens_processed.add(x.rows() as u64);
-        return Ok(out);
+        return Activations::later(
+            context,
+            Sum {
+                residual: x.clone(),
+                given,
+                weights: choices.weights,
+                places: None,
+                top_k,
+            },
+        );
     }
     telemetry.grouping.grouping_calls_total.add(1);
     let groups = group(context, &choices, count)?;
@@ -134,12 +143,20 @@ pub(crate) fn moe(
     let hidden = project_experts(context, &gathered, sorted, &[gate, up])?;
     let hidden = swiglu(context, &hidden)?;
     let given = first(project_experts(context, &hidden, sorted, &[down])?)?;
-    let out = combine(context, x, &given, &choices, Some(&groups))?;
     let grouping = &telemetry.grouping;
     grouping.grouping_gpu_primary_success_total.add(1);
     metrics.fast_path_used.add(1);
     metrics.tokens_processed.add(x.rows() as u64);
-    Ok(out)
+    Activations::later(
+        context,
+        Sum {
+            residual: x.clone(),
+            given,
+            weights: choices.weights,
+            places: Some(groups.places),
+            top_k,
+        },
+    )
 }
 
 /// The one tensor that one linear gives.
@@ -151,6 +168,18 @@ pub(crate) fn first(tensors: Vec<Tensor>) -> Result<Tensor, Error> {
         expected: 1,
         found: count,
     })
+}
+
+/// `silu(gate) ∘ up` of few rows, for `down` to compute by itself if it can: all of its workgroups do, which of many rows costs
+/// more than a dispatch.
+fn gated(context: &Context, gate_up: &[Tensor], down: &Linear) -> Result<Tensor, Error> {
+    if let [gate, up] = gate_up
+        && down.takes_gated()
+        && let Some(pair) = Tensor::gated(gate, up)
+    {
+        return Ok(pair);
+    }
+    swiglu(context, gate_up)
 }
 
 /// `silu(gate) ∘ up`.
@@ -169,137 +198,6 @@ fn swiglu(context: &Context, gate_up: &[Tensor]) -> Result<Tensor, Error> {
         &[&gate.slice(), &up.slice(), &out.slice()],
         &(out.len() as u32),
         flat_grid(out.len().div_ceil(WORKGROUP.into())),
-    )?;
-    Ok(out)
-}
-
-/// Experts of each row and their weights, `[rows, top_k]`, on the device.
-struct Choices {
-    /// u32.
-    experts: Tensor,
-    weights: Tensor,
-}
-
-fn route(
-    context: &Context,
-    logits: &Tensor,
-    routing: &Routing,
-    flags: &Slice,
-) -> Result<Choices, Error> {
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    #[repr(C)]
-    struct Params {
-        experts: u32,
-        top_k: u32,
-        normalize: u32,
-        flag: u32,
-    }
-    let choices = Choices {
-        experts: context.tensor(logits.rows(), routing.top_k)?,
-        weights: context.tensor(logits.rows(), routing.top_k)?,
-    };
-    let params = Params {
-        experts: logits.width() as u32,
-        top_k: routing.top_k as u32,
-        normalize: routing.normalize.into(),
-        flag: 0,
-    };
-    context.run(
-        "route",
-        &[
-            ("WG", WORKGROUP.into()),
-            ("MAX_EXPERTS", MAX_EXPERTS.into()),
-            ("REDUCE", context.reduce()),
-        ],
-        &[
-            &logits.slice(),
-            &choices.experts.slice(),
-            &choices.weights.slice(),
-            flags,
-        ],
-        &params,
-        [logits.rows() as u32, 1, 1],
-    )?;
-    Ok(choices)
-}
-
-/// Choices sorted by expert, u32 on the device.
-struct Groups {
-    /// Where each expert's rows start, and where the last one's end.
-    offsets: Tensor,
-    /// The choice that each sorted row is.
-    sources: Tensor,
-    /// The sorted row that each choice became.
-    places: Tensor,
-}
-
-fn group(context: &Context, choices: &Choices, experts: usize) -> Result<Groups, Error> {
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    #[repr(C)]
-    struct Params {
-        count: u32,
-        experts: u32,
-    }
-    let count = choices.experts.len();
-    let groups = Groups {
-        offsets: context.tensor(1, experts + 1)?,
-        sources: context.tensor(1, count as usize)?,
-        places: context.tensor(1, count as usize)?,
-    };
-    let params = Params {
-        count: count as u32,
-        experts: experts as u32,
-    };
-    context.run(
-        "group_rows",
-        &[("WG", WORKGROUP.into())],
-        &[
-            &choices.experts.slice(),
-            &groups.offsets.slice(),
-            &groups.sources.slice(),
-            &groups.places.slice(),
-        ],
-        &params,
-        [params.experts, 1, 1],
-    )?;
-    Ok(groups)
-}
-
-/// `residual + Σ weight · given`, row by row.
-fn combine(
-    context: &Context,
-    residual: &Tensor,
-    given: &Tensor,
-    choices: &Choices,
-    groups: Option<&Groups>,
-) -> Result<Tensor, Error> {
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    #[repr(C)]
-    struct Params {
-        width: u32,
-        top_k: u32,
-    }
-    let out = context.tensor(residual.rows(), residual.width())?;
-    let params = Params {
-        width: residual.width() as u32,
-        top_k: choices.experts.width() as u32,
-    };
-    let places = groups.map_or(&choices.experts, |groups| &groups.places);
-    context.run(
-        "combine_experts",
-        &[
-            ("WG", WORKGROUP.into()),
-            ("PLACES", groups.is_some().into()),
-        ],
-        &[
-            &given.slice(),
-            &choices.weights.slice(),
-            &residual.slice(),
-            &places.slice(),
-            &out.slice(),
-        ],
-        &params,
-        [params.width.div_ceil(WORKGROUP), residual.rows() as u32, 1],
     )?;
     Ok(out)
 }

@@ -1,13 +1,17 @@
 //! What an architecture asks for, op by op: each a few dispatches.
 
+mod activations;
 mod attention;
+mod combine;
 mod embedding;
 mod experts;
 mod norm;
 mod rope;
+mod routing;
 mod rows;
 mod sample;
 
+pub use activations::Activations;
 pub use attention::KvCache;
 pub use embedding::Embedding;
 pub use experts::Experts;

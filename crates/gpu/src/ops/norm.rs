@@ -38,6 +38,11 @@ impl Norm {
         self.epsilon
     }
 
+    /// Its weights on the device.
+    pub(crate) fn weight(&self) -> &Slice {
+        &self.weight
+    }
+
     /// Whether both have the same weights in the same place.
     pub(crate) fn key(&self) -> (crate::buffer::BufferId, u64, u64) {
         self.weight.key()

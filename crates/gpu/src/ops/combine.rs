@@ -1,0 +1,113 @@
+//! Adding up what experts made.
+
+use bytemuck::{Pod, Zeroable};
+use treillage_backend::Error;
+
+use super::WORKGROUP;
+use super::norm::Norm;
+use crate::{Context, Tensor};
+
+/// Fours of values that a lane may hold: what compilers keep in registers.
+const MAX_FOURS: usize = 16;
+
+/// `residual + Σ_s weights[s] · given[place(s)]`, row by row.
+#[derive(Debug)]
+pub(crate) struct Sum {
+    /// `[rows, width]`.
+    pub(super) residual: Tensor,
+    /// What experts made, `[rows · top_k, width]`.
+    pub(super) given: Tensor,
+    /// The weight of each choice, `rows · top_k` values.
+    pub(super) weights: Tensor,
+    /// The row of `given` that each choice became, u32; `None` if they are in order.
+    pub(super) places: Option<Tensor>,
+    pub(super) top_k: usize,
+}
+
+impl Sum {
+    pub(super) fn rows(&self) -> usize {
+        self.residual.rows()
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.residual.width()
+    }
+
+    /// The sum, in `out`.
+    pub(super) fn add_up(&self, context: &Context, out: &Tensor) -> Result<(), Error> {
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        #[repr(C)]
+        struct Params {
+            width: u32,
+            top_k: u32,
+        }
+        let params = Params {
+            width: self.width() as u32,
+            top_k: self.top_k as u32,
+        };
+        context.run(
+            "combine_experts",
+            &[
+                ("WG", WORKGROUP.into()),
+                ("PLACES", self.places.is_some().into()),
+            ],
+            &[
+                &self.given.slice(),
+                &self.weights.slice(),
+                &self.residual.slice(),
+                &self.places.as_ref().unwrap_or(&self.weights).slice(),
+                &out.slice(),
+            ],
+            &params,
+            [params.width.div_ceil(WORKGROUP), self.rows() as u32, 1],
+        )?;
+        Ok(())
+    }
+
+    /// The sum, in `out`, and its norm; `None`, and nothing done, for rows that the kernel for both does not take.
+    pub(super) fn add_up_and_norm(
+        &self,
+        context: &Context,
+        out: &Tensor,
+        norm: &Norm,
+    ) -> Result<Option<Tensor>, Error> {
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        #[repr(C)]
+        struct Params {
+            fours: u32,
+            epsilon: f32,
+        }
+        out.check_width("input of a norm", norm.values().len())?;
+        let fours = self.width() / 4;
+        let per_lane = fours.div_ceil(WORKGROUP as usize);
+        if !self.width().is_multiple_of(4) || per_lane > MAX_FOURS {
+            return Ok(None);
+        }
+        let normed = context.tensor(out.rows(), out.width())?;
+        context.run(
+            "combine_norm",
+            &[
+                ("WG", WORKGROUP.into()),
+                ("FOURS_UP", (per_lane as u32).into()),
+                ("TOP_K", (self.top_k as u32).into()),
+                ("PLACES", self.places.is_some().into()),
+                ("REDUCE", context.reduce()),
+            ],
+            &[
+                &self.given.slice(),
+                &self.weights.slice(),
+                &self.residual.slice(),
+                &self.places.as_ref().unwrap_or(&self.weights).slice(),
+                norm.weight(),
+                &out.slice(),
+                &normed.slice(),
+            ],
+            &Params {
+                fours: fours as u32,
+                epsilon: norm.epsilon(),
+            },
+            [self.rows() as u32, 1, 1],
+        )?;
+        Ok(Some(normed))
+    }
+}

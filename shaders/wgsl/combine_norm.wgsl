@@ -1,0 +1,61 @@
+// combine_experts and rms_norm in one dispatch: out[r] = residual[r] + Σ_s weights[r][s] · y[place(r, s)], and
+// normed[r] = out[r] / sqrt(mean(out[r]²) + epsilon) ∘ norm. One workgroup a row: for one row that is a few loads for each lane, all
+// under way at once, which takes less time than another dispatch.
+//
+// bindings   0 y: f32 [rows·TOP_K, width], 1 weights: f32 [rows, TOP_K], 2 residual: f32 [rows, width], 3 places: of
+//            combine_experts; 4 norm: f32 [width]; 5 out, 6 normed: f32 [rows, width]. All but weights and places in fours
+// grid       x: rows
+// scalars    fours: width / 4
+// constants  TOP_K; FOURS_UP: fours of a lane, at least fours / WG; PLACES: true | false; WG, REDUCE: of common/rms
+
+//!use common/rms
+
+struct Params {
+    fours: u32,
+    epsilon: f32,
+}
+
+@group(0) @binding(0) var<storage, read> y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> weights: array<f32>;
+@group(0) @binding(2) var<storage, read> residual: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> places: array<u32>;
+@group(0) @binding(4) var<storage, read> norm: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> normed: array<vec4<f32>>;
+var<immediate> p: Params;
+
+@compute @workgroup_size({{WG}})
+fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
+    let start = group.x * p.fours;
+    // Lanes without a four of their own read the last one, so that no load waits for a comparison.
+    let last = p.fours - 1u;
+    var own: array<vec4<f32>, {{FOURS_UP}}>;
+    for (var i = 0u; i < {{FOURS_UP}}u; i += 1u) {
+        own[i] = residual[start + min(i * {{WG}}u + l.lane, last)];
+    }
+    for (var slot = 0u; slot < {{TOP_K}}u; slot += 1u) {
+        let choice = group.x * {{TOP_K}}u + slot;
+        var place = choice;
+        if {{PLACES}} {
+            place = places[choice];
+        }
+        let weight = weights[choice];
+        for (var i = 0u; i < {{FOURS_UP}}u; i += 1u) {
+            own[i] += weight * y[place * p.fours + min(i * {{WG}}u + l.lane, last)];
+        }
+    }
+    var squares = 0.0;
+    for (var i = 0u; i < {{FOURS_UP}}u; i += 1u) {
+        if i * {{WG}}u + l.lane <= last {
+            squares += dot(own[i], own[i]);
+        }
+    }
+    let factor = inverse_rms(squares, 4u * p.fours, p.epsilon, l);
+    for (var i = 0u; i < {{FOURS_UP}}u; i += 1u) {
+        let four = i * {{WG}}u + l.lane;
+        if four <= last {
+            out[start + four] = own[i];
+            normed[start + four] = own[i] * factor * norm[four];
+        }
+    }
+}
