@@ -98,7 +98,10 @@ impl TrellisDecode {
             for half in 0..2 {
                 let mut words = Vec::new();
                 for q in 0..4 {
-                    let [a, b, c, d] = weights(&mut text, self.bits, self.codebook, run, half, q);
+                    let weights = weights(&mut text, self.bits, self.codebook, run, half, q);
+                    let (scale, offset) = self.codebook.affine();
+                    let [a, b, c, d] =
+                        weights.map(|weight| format!("fma({weight}, {scale:?}, {offset:?})"));
                     for pair in [format!("{a}, {b}"), format!("{c}, {d}")] {
                         words.push(format!("pack2x16float(vec2<f32>({pair}))"));
                     }
@@ -127,7 +130,8 @@ fn fetch(bits: usize) -> String {
     text + &straddling(bits, 4) + "\n"
 }
 
-/// Decodes what run `run` has of its tile's column `half` for inputs `4 q…`, in f32: their names.
+/// Decodes what run `run` has of its tile's column `half` for inputs `4 q…`, in f32, before the codebook's scale and offset: their
+/// names.
 fn weights(
     text: &mut String,
     bits: usize,
@@ -136,12 +140,11 @@ fn weights(
     half: usize,
     q: usize,
 ) -> [String; 4] {
-    let (scale, offset) = codebook.affine();
     [0, 1, 2, 3].map(|place| {
         let name = format!("w{run}_{half}_{q}_{place}");
         let state = state(bits, COMPONENTS[run], 8 * q + 4 * half + place);
         text.push_str(&unscaled(codebook, &state, &name));
-        format!("fma({name}, {scale:?}, {offset:?})")
+        name
     })
 }
 
@@ -159,6 +162,7 @@ impl TrellisMatmul {
         buffers.extend(self.route.picks());
         buffers.push(("out0", "read_write", "f32"));
         let each_tile = |line: &dyn Fn(usize) -> String| lines((0..self.rows / 16).map(line));
+        let (scale, offset) = self.codebook.affine();
         Specialization::new([
             ("ROWS", self.rows.to_string()),
             ("ROUTE", self.route.name().to_owned()),
@@ -168,21 +172,15 @@ impl TrellisMatmul {
                 "ACCUMULATORS",
                 each_tile(&|m| format!("var sums{m} = coop_mat16x16<f32, C>();")),
             ),
+            ("SCALE", format!("{scale:?}")),
+            ("OFFSET", format!("{offset:?}")),
             ("FETCH", fetch(self.bits)),
             ("DECODE_FIRST", self.decode(0)),
             ("DECODE_SECOND", self.decode(1)),
-            (
-                "MULTIPLY",
-                // By name: naga does not see to it that an index in the call is computed before.
-                each_tile(&|m| {
-                    format!(
-                        "let at{m} = a + {}u;\n\
-                         let rows{m} = coopLoadT<coop_mat16x16<f16, A>>(&x[at{m}], across);\n\
-                         sums{m} = coopMultiplyAdd(rows{m}, columns, sums{m});",
-                        256 * m
-                    )
-                }),
-            ),
+            ("AHEAD_FIRST", self.ahead(0)),
+            ("AHEAD_SECOND", self.ahead(1)),
+            ("MULTIPLY_FIRST", self.multiply(0)),
+            ("MULTIPLY_SECOND", self.multiply(1)),
             (
                 "STORE_SUMS",
                 each_tile(&|m| {
@@ -197,6 +195,47 @@ impl TrellisMatmul {
         ])
     }
 
+    /// Asks for the activations of a row of tiles of each team, where there are registers for them: they come while weights are
+    /// decoded.
+    fn ahead(&self, row: usize) -> String {
+        match self.rows > 32 {
+            true => String::new(),
+            false => lines((0..Self::TEAMS).map(|step| self.load(row, step))),
+        }
+    }
+
+    fn load(&self, row: usize, step: usize) -> String {
+        // By name: naga does not see to it that an index in the call is computed before.
+        lines((0..self.rows / 16).map(|m| {
+            let name = format!("{row}_{step}_{m}");
+            format!(
+                "let at{name} = rows + min({step}u, steps - 1u) * (32u * ROWS) + {}u;\n\
+                 let rows{name} = coopLoadT<coop_mat16x16<f16, A>>(&x[at{name}], across);",
+                16 * self.rows * row + 256 * m
+            )
+        }))
+    }
+
+    /// Multiplies with what all teams decoded of a row of tiles.
+    fn multiply(&self, row: usize) -> String {
+        lines((0..Self::TEAMS).map(|step| {
+            let load = match self.rows > 32 {
+                true => self.load(row, step),
+                false => String::new(),
+            };
+            let sums = lines((0..self.rows / 16).map(|m| {
+                format!("sums{m} = coopMultiplyAdd(rows{row}_{step}_{m}, columns{step}, sums{m});")
+            }));
+            format!(
+                "{load}\n\
+                 let b{step} = TILE * ({}u + team);\n\
+                 let columns{step} = coopLoad<coop_mat16x16<f16, B>>(&decoded[b{step}], pitch);\n\
+                 {sums}",
+                8 * step
+            )
+        }))
+    }
+
     /// A row of tiles to workgroup memory.
     fn decode(&self, row: usize) -> String {
         let mut text = String::new();
@@ -209,7 +248,7 @@ impl TrellisMatmul {
                     let values = values.join(", ");
                     let _ = writeln!(
                         text,
-                        "decoded[near + {to}u] = vec4<f16>(vec4<f32>({values}));"
+                        "decoded[near + {to}u] = vec4<f16>(fma(vec4<f32>({values}), scale, offset));"
                     );
                 }
             }
@@ -217,6 +256,8 @@ impl TrellisMatmul {
         text
     }
 
+    /// Teams of a workgroup.
+    const TEAMS: usize = 8;
     /// Workgroup memory that it takes: what a device must have.
     pub const WORKGROUP_BYTES: u32 = 8 * 8 * 16 * 8 * Self::PITCH as u32 + 4;
     /// Vectors from a decoded column to the next in workgroup memory: one more than there are, so that neighbours lie in

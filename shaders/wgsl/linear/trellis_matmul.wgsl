@@ -57,33 +57,32 @@ fn main(
 
     {{ACCUMULATORS}}
     for (var pair = first; pair < end; pair += TEAMS) {
-        // Of the last teams there may be some without a pair.
+        // Of the last teams there may be some without a pair: theirs are zeros.
         let mine = min(pair + team, end - 1u);
+        let live = pair + team < end;
+        let scale = vec4<f32>(select(0.0, {{SCALE}}, live));
+        let offset = vec4<f32>(select(0.0, {{OFFSET}}, live));
         let word = words + mine * {{PAIR_FOURS}}u;
         let steps = min(TEAMS, end - pair);
         let rows = (group.z * 8u * p.blocks + 2u * pair) * (16u * ROWS);
         {{FETCH}}
+        {{AHEAD_FIRST}}
         workgroupBarrier();
         {
             {{DECODE_FIRST}}
         }
         workgroupBarrier();
-        for (var step = 0u; step < steps; step += 1u) {
-            let a = rows + step * (32u * ROWS);
-            let b = TILE * (8u * step + team);
-            let columns = coopLoad<coop_mat16x16<f16, B>>(&decoded[b], pitch);
-            {{MULTIPLY}}
+        {
+            {{MULTIPLY_FIRST}}
         }
+        {{AHEAD_SECOND}}
         workgroupBarrier();
         {
             {{DECODE_SECOND}}
         }
         workgroupBarrier();
-        for (var step = 0u; step < steps; step += 1u) {
-            let a = rows + step * (32u * ROWS) + 16u * ROWS;
-            let b = TILE * (8u * step + team);
-            let columns = coopLoad<coop_mat16x16<f16, B>>(&decoded[b], pitch);
-            {{MULTIPLY}}
+        {
+            {{MULTIPLY_SECOND}}
         }
     }
     {{STORE_SUMS}}
