@@ -29,6 +29,11 @@ pub trait Inference: Send + Sync {
     /// Whether ops are only recorded and run later: then it pays to ask for the next token before reading the last.
     fn runs_behind(&self) -> bool;
 
+    /// What follows is block `index` of a model, counted from 0: to be named where something goes wrong, and for nothing else.
+    fn enter_block(&self, index: usize) {
+        _ = index;
+    }
+
     /// Loads an RMS norm: `x / sqrt(mean(x²) + epsilon) ∘ weight`.
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Self::Norm, Error>;
 

@@ -40,6 +40,7 @@
 //! | `buffer`, `upload`, `slabs` | memory, filling it, weights in it |
 //! | `arena`, `tensor` | memory that is lent, activations in it |
 //! | `pipeline`, `recorder`, `profile` | kernels compiled, recorded, timed |
+//! | `guard` | flags that kernels raise at what is not finite |
 //! | `context` | all of the above, and kernels by name |
 //! | [`linear`] | linears of every format, by themselves and stacked |
 //! | `ops`, `backend` | what architectures ask for |
@@ -51,6 +52,7 @@ mod buffer;
 mod context;
 mod error;
 mod gpu;
+mod guard;
 pub mod linear;
 mod ops;
 mod pipeline;
