@@ -1,11 +1,13 @@
 //! The device, and what all that is made on it shares.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wgpu::{Features, Limits};
 
 use crate::buffer::{Buffer, BufferId};
+use crate::cache::PipelineCache;
 use crate::pipeline::Pipelines;
 use crate::{Adapter, AdapterKind, Error};
 
@@ -15,6 +17,7 @@ const WANTED: Features = Features::SHADER_F16
     .union(Features::SHADER_INT64)
     .union(Features::SUBGROUP)
     .union(Features::SUBGROUP_BARRIER)
+    .union(Features::PIPELINE_CACHE)
     .union(Features::TIMESTAMP_QUERY)
     .union(Features::TIMESTAMP_QUERY_INSIDE_ENCODERS)
     .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
@@ -62,9 +65,18 @@ struct Inner {
     matrices: Vec<wgpu::CooperativeMatrixProperties>,
     options: Options,
     pipelines: Pipelines,
+    cache: Option<PipelineCache>,
     /// Bytes of uploads that the device may not have taken yet.
     staged: AtomicU64,
     shared: Arc<Shared>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(cache) = &self.cache {
+            cache.save();
+        }
+    }
 }
 
 /// What callbacks and dropped buffers reach without keeping the device alive.
@@ -99,6 +111,23 @@ impl Gpu {
     /// # Errors
     /// [`Error::MissingFeature`] if it has no immediates, [`Error::Open`] if the driver refuses.
     pub fn open(adapter: &Adapter, options: Options) -> Result<Self, Error> {
+        Self::open_with(adapter, options, None)
+    }
+
+    /// As [`Gpu::open`], and keeps what the driver makes of kernels in `folder`, where the next one finds it: compiling is most
+    /// of what the first token waits for. Only Vulkan has such a thing; a file that does not fit is ignored, and replaced.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`]; a folder that cannot be read or written is none.
+    pub fn open_cached(adapter: &Adapter, options: Options, folder: &Path) -> Result<Self, Error> {
+        Self::open_with(adapter, options, Some(folder))
+    }
+
+    fn open_with(
+        adapter: &Adapter,
+        options: Options,
+        folder: Option<&Path>,
+    ) -> Result<Self, Error> {
         let name = adapter.name().to_owned();
         let mut features = adapter.features() & WANTED;
         if options.without_subgroups {
@@ -157,6 +186,7 @@ impl Gpu {
                 true => adapter.cooperative_matrices(),
                 false => Vec::new(),
             },
+            cache: folder.and_then(|folder| PipelineCache::open(&device, adapter, folder)),
             adapter: adapter.clone(),
             device,
             queue,
@@ -230,6 +260,23 @@ impl Gpu {
     /// Its queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.0.queue
+    }
+
+    /// Bytes of compiled kernels that were found on disk when it was opened.
+    pub fn cached(&self) -> u64 {
+        self.0.cache.as_ref().map_or(0, PipelineCache::found)
+    }
+
+    /// Brings what was compiled so far to disk, if it was opened for that. Dropping the last handle does so too, but not every
+    /// program ends that way.
+    pub fn save_cache(&self) {
+        if let Some(cache) = &self.0.cache {
+            cache.save();
+        }
+    }
+
+    pub(crate) fn cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.0.cache.as_ref().map(PipelineCache::to_compile)
     }
 
     pub(crate) fn pipelines(&self) -> &Pipelines {

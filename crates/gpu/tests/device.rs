@@ -4,7 +4,7 @@
 mod support;
 
 use support::open;
-use treillage_gpu::{Arena, Error, Gpu, Mode, Options, Pipeline, Recorder, Slabs, Slice};
+use treillage_gpu::{Arena, Error, Features, Gpu, Mode, Options, Pipeline, Recorder, Slabs, Slice};
 
 fn each_mode(test: impl Fn(&Gpu)) {
     for mode in [Mode::Checked, Mode::Trusted] {
@@ -102,6 +102,52 @@ fn uploads_arrive_whole() {
         assert!(filled.iter().enumerate().all(|(i, &b)| b == (i / 12) as u8));
         assert_eq!(slabs.bytes(), (1 << 20) + (20 << 20) + (3 << 20));
     });
+}
+
+#[test]
+fn compiled_kernels_are_found_again() {
+    let Some(adapter) = support::adapter() else {
+        return;
+    };
+    let options = Options::default();
+    if !adapter.features().contains(Features::PIPELINE_CACHE) {
+        eprintln!("skipped: the driver keeps kernels by itself, or not at all");
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("treillage-kernels-{}", std::process::id()));
+    // In a folder that is not there yet, and from then on in what was left.
+    let run = || {
+        let gpu = Gpu::open_cached(&adapter, options, &folder).unwrap();
+        let recorder = Recorder::new(&gpu);
+        let [a, b, c] = [(); 3].map(|()| gpu.buffer("numbers", 400).unwrap().slice());
+        recorder.write(&a, bytemuck::cast_slice(&[2f32; 100]));
+        recorder.write(&b, bytemuck::cast_slice(&[3f32; 100]));
+        let count = 100u32.to_le_bytes();
+        recorder.dispatch(&add(&gpu), &[&a, &b, &c], &count, [2, 1, 1]);
+        assert_eq!(floats(&c, &recorder), [5.0; 100]);
+        gpu.cached()
+    };
+    let files = || -> Vec<_> {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    assert_eq!(run(), 0);
+    let [file] = &files()[..] else {
+        panic!("one file: {:?}", files()); // this is a test
+    };
+    assert!(run() > 0);
+    let mut bytes = std::fs::read(file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(file, &bytes).unwrap();
+    assert_eq!(run(), 0, "damaged");
+    assert!(run() > 0, "replaced");
+    assert_eq!(files().len(), 1);
+    // A folder that is a file: nothing is kept, and nothing fails.
+    let nowhere = Gpu::open_cached(&adapter, options, file).unwrap();
+    assert!(add(&nowhere).bindings() == 3 && nowhere.cached() == 0);
+    drop(nowhere);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use treillage_backend::Inference;
 use treillage_checkpoint::{Checkpoint, ModelConfig};
 use treillage_cpu::{CpuBackend, Options};
-use treillage_gpu::{Adapters, GpuBackend};
+use treillage_gpu::{Adapters, Gpu, GpuBackend};
 use treillage_model::Model;
 use treillage_telemetry::Counts;
 
@@ -136,7 +136,11 @@ impl DeviceArgs {
             },
         };
         let options = treillage_gpu::Options::default();
-        Ok(Runner::Gpu(Box::new(GpuBackend::new(adapter, options)?)))
+        let gpu = match treillage_gpu::user_cache() {
+            Some(folder) => Gpu::open_cached(adapter, options, &folder)?,
+            None => Gpu::open(adapter, options)?,
+        };
+        Ok(Runner::Gpu(Box::new(GpuBackend::on(&gpu)?)))
     }
 
     fn start_threads(&self) -> Result<()> {

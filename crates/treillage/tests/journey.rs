@@ -293,9 +293,11 @@ fn group_quantized_models_travel_too() {
 
 #[test]
 fn counters_are_told_and_no_work_falls_back() {
+    let caches = TempDir::new().unwrap();
     let generate = |device: &str| {
         let mut command = treillage(["generate", "--max-tokens", "3", "--stats", "--prompt", "fn"]);
         command.args(["--device", device]);
+        command.env("XDG_CACHE_HOME", caches.path());
         command.arg(fixture("micro-qwen3_moe")).output().unwrap()
     };
     let cpu = generate("cpu");
@@ -324,6 +326,11 @@ fn counters_are_told_and_no_work_falls_back() {
     let calls = counter("trellis_moe_dispatch.gpu_router_calls");
     assert_ne!(calls, "0");
     assert_eq!(counter("trellis_moe_dispatch.gpu_router_success"), calls);
+    // Kernels are kept where the user's other caches are; of Vulkan's drivers, all of which anybody has can do that.
+    if cfg!(target_os = "linux") {
+        let kept = std::fs::read_dir(caches.path().join("treillage")).unwrap();
+        assert_eq!(kept.count(), 1);
+    }
 }
 
 #[test]
