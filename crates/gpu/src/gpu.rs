@@ -86,14 +86,38 @@ pub(crate) struct Shared {
     dead: Mutex<Vec<BufferId>>,
 }
 
+/// What to ask an adapter for that has `there`.
+fn features(adapter: &str, there: Features, options: Options) -> Result<Features, Error> {
+    let needed = Features::IMMEDIATES;
+    if !there.contains(needed) {
+        return Err(Error::MissingFeature {
+            adapter: adapter.to_owned(),
+            feature: "immediate data (push constants)".to_owned(),
+        });
+    }
+    let mut features = there & WANTED;
+    if options.without_subgroups {
+        features.remove(Features::SUBGROUP | Features::SUBGROUP_BARRIER);
+    }
+    if !options.matrices || options.without_subgroups {
+        features.remove(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    }
+    Ok(features | needed)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    /// Keeps the first fault: what follows comes of it.
+    /// Keeps the first fault: what follows comes of it. That the device is lost explains the calls that it refused before it said so.
     fn report(&self, error: Error) {
-        lock(&self.fault).get_or_insert(error);
+        let mut fault = lock(&self.fault);
+        let explains =
+            matches!(&*fault, Some(Error::Refused(_))) && matches!(error, Error::Lost(_));
+        if fault.is_none() || explains {
+            *fault = Some(error);
+        }
     }
 
     pub(crate) fn bury(&self, buffer: BufferId) {
@@ -129,21 +153,7 @@ impl Gpu {
         folder: Option<&Path>,
     ) -> Result<Self, Error> {
         let name = adapter.name().to_owned();
-        let mut features = adapter.features() & WANTED;
-        if options.without_subgroups {
-            features.remove(Features::SUBGROUP | Features::SUBGROUP_BARRIER);
-        }
-        if !options.matrices || options.without_subgroups {
-            features.remove(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
-        }
-        let needed = Features::IMMEDIATES;
-        if !adapter.features().contains(needed) {
-            return Err(Error::MissingFeature {
-                adapter: name,
-                feature: "immediate data (push constants)".to_owned(),
-            });
-        }
-        features |= needed;
+        let features = features(&name, adapter.features(), options)?;
         let limits = adapter.limits();
         let experimental = features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let descriptor = wgpu::DeviceDescriptor {
@@ -167,19 +177,14 @@ impl Gpu {
         let shared = Arc::new(Shared::default());
         let faults = Arc::clone(&shared);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            faults.report(match error {
-                wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory {
-                    what: "work in flight".to_owned(),
-                    bytes: 0,
-                },
-                other => Error::Refused(other.to_string()),
-            });
+            faults.report(Error::reported(error, "work in flight", 0));
         }));
         let faults = Arc::clone(&shared);
         device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                faults.report(Error::Lost(message));
-            }
+            faults.report(Error::Lost(match message.is_empty() {
+                true => format!("{reason:?}"),
+                false => message,
+            }));
         });
         Ok(Self(Arc::new(Inner {
             matrices: match experimental {
@@ -320,7 +325,20 @@ impl Gpu {
     /// # Errors
     /// Whatever the device reports meanwhile.
     pub fn wait(&self) -> Result<(), Error> {
-        let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None)
+    }
+
+    /// Waits for a submission and all before it; for all that there are, if for none of them.
+    pub(crate) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), Error> {
+        let device = &self.0.device;
+        let polled = device.poll(wgpu::PollType::Wait {
+            submission_index: submission,
+            timeout: None,
+        });
+        if polled.is_err() {
+            // A lost device, asked for work that it refused, does not say that it is lost.
+            _ = device.poll(wgpu::PollType::Poll);
+        }
         self.check()?;
         match polled {
             Ok(_) => Ok(()),
@@ -335,5 +353,43 @@ impl std::fmt::Debug for Gpu {
             .field("adapter", &self.adapter().name())
             .field("options", &self.options())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_asked_for_where_they_are_there() {
+        let plain = Options::default();
+        let least = Features::IMMEDIATES;
+        assert_eq!(features("x", least, plain).unwrap(), least);
+        let found = features("x", Features::all(), plain).unwrap();
+        assert!(found.contains(Features::SUBGROUP | Features::SHADER_F16));
+        assert!(!found.contains(Features::TEXTURE_COMPRESSION_BC));
+        let without = Options {
+            without_subgroups: true,
+            ..plain
+        };
+        let found = features("x", Features::all(), without).unwrap();
+        assert!(!found.intersects(Features::SUBGROUP | Features::EXPERIMENTAL_COOPERATIVE_MATRIX));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_a_way_out() {
+        let error = features(
+            "Old Card",
+            Features::all() - Features::IMMEDIATES,
+            Options::default(),
+        )
+        .unwrap_err();
+        assert!(matches!(error, Error::MissingFeature { .. }));
+        let text = error.to_string();
+        assert!(text.starts_with("Old Card lacks immediate data"), "{text}");
+        assert!(
+            text.contains("update its driver, or choose another device"),
+            "{text}"
+        );
     }
 }
