@@ -3,16 +3,19 @@
 // under way at once, which takes less time than another dispatch.
 //
 // bindings   0 y: f32 [rows·TOP_K, width], 1 weights: f32 [rows, TOP_K], 2 residual: f32 [rows, width], 3 places: of
-//            combine_experts; 4 norm: f32 [width]; 5 out, 6 normed: f32 [rows, width]. All but weights and places in fours
+//            combine_experts; 4 norm: f32 [width]; 5 out, 6 normed: f32 [rows, width]; 7 flags: u32, of
+//            common/guard. All but weights, places and flags in fours
 // grid       x: rows
 // scalars    fours: width / 4
 // constants  TOP_K; FOURS_UP: fours of a lane, at least fours / WG; PLACES: true | false; WG, REDUCE: of common/rms
 
+//!use common/guard
 //!use common/rms
 
 struct Params {
     fours: u32,
     epsilon: f32,
+    flag: u32,
 }
 
 @group(0) @binding(0) var<storage, read> y: array<vec4<f32>>;
@@ -22,7 +25,12 @@ struct Params {
 @group(0) @binding(4) var<storage, read> norm: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> normed: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> flags: array<atomic<u32>>;
 var<immediate> p: Params;
+
+fn guarded(row: u32, i: u32) -> f32 {
+    return out[row * p.fours + i / 4u][i % 4u];
+}
 
 @compute @workgroup_size({{WG}})
 fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
@@ -50,12 +58,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
             squares += dot(own[i], own[i]);
         }
     }
-    let factor = inverse_rms(squares, 4u * p.fours, p.epsilon, l);
+    squares = workgroup_sum(squares, l);
+    let factor = inverse_rms_of(squares, 4u * p.fours, p.epsilon);
     for (var i = 0u; i < {{FOURS_UP}}u; i += 1u) {
         let four = i * {{WG}}u + l.lane;
         if four <= last {
             out[start + four] = own[i];
             normed[start + four] = own[i] * factor * norm[four];
         }
+    }
+    if is_bad_logit(squares) {
+        // What it looks at was written by all lanes.
+        storageBarrier();
+        guard(group.x, 4u * p.fours, l);
     }
 }

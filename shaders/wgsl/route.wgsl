@@ -18,7 +18,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read_write> chosen: array<u32>;
 @group(0) @binding(2) var<storage, read_write> weights: array<f32>;
-@group(0) @binding(3) var<storage, read_write> flags: array<u32>;
+@group(0) @binding(3) var<storage, read_write> flags: array<atomic<u32>>;
 var<immediate> p: Params;
 
 fn logit_of(row: u32, expert: u32) -> f32 {

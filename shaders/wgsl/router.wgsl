@@ -4,14 +4,15 @@
 //
 // bindings   0 x: f32 [rows, width]; 1 norm: f32 [width]; 2 router: [experts, stride words] in FORMAT, packed in words, what is
 //            beyond `width` zero; 3 normed: f32 [rows, width]; 4 logits: f32 [rows, experts]; 5 choices: u32 [rows, top_k], the
-//            experts, and from word `weights_at` on f32 [rows, top_k], their weights; 6 flags: u32, of which number `flag`
-//            becomes 1; 7 counters: u32 [rows], zeros
+//            experts, and from word `weights_at` on f32 [rows, top_k], their weights; 6 flags: u32, of common/guard; 7 counters:
+//            u32 [rows], zeros
 // grid       x: ceil(experts / PER_GROUP); y: rows
 // scalars    experts ≤ MAX_EXPERTS, 1 ≤ top_k ≤ experts; normalize ≠ 0 divides by the sum over the chosen instead of over all
 // constants  PER_GROUP: experts of a workgroup, 1 to 3; FORMAT: f32 | f16 | bf16; WG, MAX_EXPERTS, REDUCE: of common/choose
 
 //!use common/choose
 //!use common/dense_{{FORMAT}}
+//!use common/guard
 //!use common/reduce4_{{REDUCE}}
 
 struct Params {
@@ -32,11 +33,15 @@ struct Params {
 // Written by some workgroups and read by another: only atomic accesses are sure to be seen.
 @group(0) @binding(4) var<storage, read_write> logits: array<atomic<u32>>;
 @group(0) @binding(5) var<storage, read_write> choices: array<u32>;
-@group(0) @binding(6) var<storage, read_write> flags: array<u32>;
+@group(0) @binding(6) var<storage, read_write> flags: array<atomic<u32>>;
 @group(0) @binding(7) var<storage, read_write> counters: array<atomic<u32>>;
 var<immediate> p: Params;
 
 var<workgroup> arrived: u32;
+
+fn guarded(row: u32, i: u32) -> f32 {
+    return x[row * p.width + i];
+}
 
 fn logit_of(row: u32, expert: u32) -> f32 {
     return bitcast<f32>(atomicLoad(&logits[row * p.experts + expert]));
@@ -80,6 +85,9 @@ fn main(
     if group.x == 0u {
         for (var i = l.lane; i < p.width; i += {{WG}}u) {
             normed[start + i] = x[start + i] * factor * norm[i];
+        }
+        if is_bad_logit(sums.x) {
+            guard(row, p.width, l);
         }
     }
     if l.lane == 0u {

@@ -32,6 +32,11 @@ pub trait Inference: Send + Sync {
     /// Tokens that a prompt is best read in pieces of: more would not be faster, and activations are bounded by it.
     fn prompt_rows(&self) -> usize;
 
+    /// What follows is block `index` of a model, counted from 0: to be named where something goes wrong, and for nothing else.
+    fn enter_block(&self, index: usize) {
+        _ = index;
+    }
+
     /// Loads an RMS norm: `x / sqrt(mean(x²) + epsilon) ∘ weight`.
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Self::Norm, Error>;
 

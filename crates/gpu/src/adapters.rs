@@ -159,6 +159,10 @@ impl Adapter {
         }
     }
 
+    pub(crate) fn info(&self) -> &AdapterInfo {
+        &self.info
+    }
+
     pub(crate) fn inner(&self) -> &wgpu::Adapter {
         &self.inner
     }

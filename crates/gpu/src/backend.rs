@@ -7,16 +7,11 @@ use treillage_backend::{
 
 use treillage_telemetry::Telemetry;
 
+use crate::guard::{self, Guard};
 use crate::linear::{Linear, project};
 use crate::ops::{self, Activations, Embedding, Experts, KvCache, Norm, RopeTables, Tokens};
 use crate::{Adapter, Context, Counts, Gpu, Mode, Options, Profile, Slice};
 
-/// Words of flags that kernels raise; a block's own are to come.
-const FLAGS: u64 = 64;
-/// Raised by a router.
-const ROUTER: u32 = 0;
-/// Raised by sampling.
-const LOGITS: u32 = 1;
 /// Rows from which an op is submitted as it is recorded, so that the device starts on a prompt while its rest is recorded.
 const EAGER_ROWS: usize = 32;
 
@@ -24,7 +19,7 @@ const EAGER_ROWS: usize = 32;
 pub struct GpuBackend {
     context: Context,
     ropes: RopeTables,
-    /// [`ROUTER`] and [`LOGITS`]; each says that a value was not finite.
+    /// All of the guard's.
     flags: Slice,
     telemetry: Telemetry,
 }
@@ -43,10 +38,11 @@ impl GpuBackend {
     /// # Errors
     /// If it has no memory at all.
     pub fn on(gpu: &Gpu) -> Result<Self, crate::Error> {
+        let context = Context::new(gpu);
         Ok(Self {
-            context: Context::new(gpu),
+            flags: context.guard.flags(gpu)?,
+            context,
             ropes: RopeTables::default(),
-            flags: gpu.buffer("flags", 4 * FLAGS)?.slice(),
             telemetry: Telemetry::default(),
         })
     }
@@ -82,22 +78,15 @@ impl GpuBackend {
         (self.context.slabs.bytes(), self.context.arena.bytes())
     }
 
-    /// The flags in use.
-    fn watched(&self) -> Slice {
-        self.flags.range(0, 8)
-    }
-
     /// Fails if one of the flags, as they were read, is raised, and lowers them.
     fn check_flags(&self, flags: &[u8]) -> Result<(), Error> {
-        let raised = |flag: u32| flags[4 * flag as usize..][..4] != [0; 4];
-        let what = match (raised(ROUTER), raised(LOGITS)) {
-            (false, false) => return Ok(()),
-            (true, _) => "a router's logit",
-            (false, true) => "a logit",
+        let Some(input) = guard::first_noted(flags) else {
+            return Ok(());
         };
-        self.context.recorder.write(&self.watched(), &[0; 8]);
+        self.context.recorder.write(&self.flags, &[0; guard::BYTES]);
         self.telemetry.moe_metrics.nan_detected.add(1);
-        Err(Error::NotFinite(what.to_owned()))
+        self.telemetry.nan_guard.fail(input);
+        Err(Error::NotFinite(guard::describe(&input)))
     }
 
     /// Lets the device start on an op of many rows.
@@ -145,6 +134,10 @@ impl Inference for GpuBackend {
         true
     }
 
+    fn enter_block(&self, index: usize) {
+        self.context.guard.enter(index);
+    }
+
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Norm, Error> {
         Norm::new(&self.context, weight, epsilon)
     }
@@ -183,7 +176,7 @@ impl Inference for GpuBackend {
 
     fn read(&self, x: &Activations) -> Result<Vec<f32>, Error> {
         let x = x.ready(&self.context)?;
-        let slices = [&x.slice(), &self.watched()];
+        let slices = [&x.slice(), &self.flags];
         let [values, flags] = self.context.recorder.download(slices).wait()?;
         self.check_flags(&flags)?;
         let mut values: Vec<f32> = bytemuck::pod_collect_to_vec(&values);
@@ -212,8 +205,8 @@ impl Inference for GpuBackend {
     /// next is recorded.
     fn sample(&self, logits: &Activations, choice: &Choice) -> Result<Tokens, Error> {
         let logits = logits.ready(&self.context)?;
-        let ids = ops::sample(&self.context, logits, choice, (&self.flags, LOGITS))?;
-        Ok(Tokens::submit(&self.context, ids, &self.watched()))
+        let ids = ops::sample(&self.context, logits, choice, (&self.flags, Guard::LOGITS))?;
+        Ok(Tokens::submit(&self.context, ids, &self.flags))
     }
 
     fn read_tokens(&self, tokens: &Tokens) -> Result<Vec<u32>, Error> {
@@ -289,10 +282,7 @@ impl Inference for GpuBackend {
             router,
             experts,
             routing,
-            ops::Watch {
-                flags: &self.flags,
-                telemetry: &self.telemetry,
-            },
+            &self.telemetry,
         )?;
         self.recorded(out)
     }

@@ -45,6 +45,7 @@ impl Buffer {
                 limit,
             });
         }
+        gpu.check()?;
         let scope = gpu
             .device()
             .push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -54,11 +55,8 @@ impl Buffer {
             usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        if pollster::block_on(scope.pop()).is_some() {
-            return Err(Error::OutOfMemory {
-                what: what.to_owned(),
-                bytes,
-            });
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            return Err(Error::reported(error, what, bytes));
         }
         gpu.shared().born(bytes);
         Ok(Self(Arc::new(Inner {

@@ -20,6 +20,7 @@ pub struct Context {
     pub slabs: Slabs,
     kernels: Mutex<HashMap<Key, Pipeline>>,
     pub(crate) linears: crate::linear::Kernels,
+    pub(crate) guard: crate::guard::Guard,
 }
 
 /// The name of a kernel's source, and its constants.
@@ -70,6 +71,7 @@ impl Context {
             slabs: Slabs::new(gpu),
             kernels: Mutex::default(),
             linears: crate::linear::Kernels::default(),
+            guard: crate::guard::Guard::default(),
         }
     }
 

@@ -72,8 +72,51 @@ pub enum Error {
     Refused(String),
 }
 
+impl Error {
+    /// What `error`, which the device reported, means; it was about `bytes` bytes for `what`.
+    pub(crate) fn reported(error: wgpu::Error, what: &str, bytes: u64) -> Self {
+        match error {
+            wgpu::Error::OutOfMemory { .. } => Self::OutOfMemory {
+                what: what.to_owned(),
+                bytes,
+            },
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}
+
 impl From<Error> for treillage_backend::Error {
     fn from(error: Error) -> Self {
         Self::Device(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_become_errors_that_say_what_to_do() {
+        let memory = wgpu::Error::OutOfMemory {
+            source: "no more".into(),
+        };
+        let error = Error::reported(memory, "the cache of keys", 1 << 30);
+        assert!(
+            matches!(&error, Error::OutOfMemory { what, bytes: 0x4000_0000 } if what == "the cache of keys")
+        );
+        let text = error.to_string();
+        for words in [
+            "1073741824 bytes",
+            "fewer bits per weight",
+            "shorter --context",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
+        let refused = wgpu::Error::Validation {
+            source: "no".into(),
+            description: "two writers".to_owned(),
+        };
+        let error = Error::reported(refused, "", 0);
+        assert!(error.to_string().contains("two writers"), "{error}");
     }
 }

@@ -1,11 +1,13 @@
 //! The device, and what all that is made on it shares.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wgpu::{Features, Limits};
 
 use crate::buffer::{Buffer, BufferId};
+use crate::cache::PipelineCache;
 use crate::pipeline::Pipelines;
 use crate::{Adapter, AdapterKind, Error};
 
@@ -15,6 +17,7 @@ const WANTED: Features = Features::SHADER_F16
     .union(Features::SHADER_INT64)
     .union(Features::SUBGROUP)
     .union(Features::SUBGROUP_BARRIER)
+    .union(Features::PIPELINE_CACHE)
     .union(Features::TIMESTAMP_QUERY)
     .union(Features::TIMESTAMP_QUERY_INSIDE_ENCODERS)
     .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
@@ -61,9 +64,18 @@ struct Inner {
     matrices: Vec<wgpu::CooperativeMatrixProperties>,
     options: Options,
     pipelines: Pipelines,
+    cache: Option<PipelineCache>,
     /// Bytes of uploads that the device may not have taken yet.
     staged: AtomicU64,
     shared: Arc<Shared>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(cache) = &self.cache {
+            cache.save();
+        }
+    }
 }
 
 /// What callbacks and dropped buffers reach without keeping the device alive.
@@ -74,14 +86,38 @@ pub(crate) struct Shared {
     allocated: AtomicU64,
 }
 
+/// What to ask an adapter for that has `there`.
+fn features(adapter: &str, there: Features, options: Options) -> Result<Features, Error> {
+    let needed = Features::IMMEDIATES;
+    if !there.contains(needed) {
+        return Err(Error::MissingFeature {
+            adapter: adapter.to_owned(),
+            feature: "immediate data (push constants)".to_owned(),
+        });
+    }
+    let mut features = there & WANTED;
+    if options.without_subgroups {
+        features.remove(Features::SUBGROUP | Features::SUBGROUP_BARRIER);
+    }
+    if options.without_matrices || options.without_subgroups {
+        features.remove(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    }
+    Ok(features | needed)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    /// Keeps the first fault: what follows comes of it.
+    /// Keeps the first fault: what follows comes of it. That the device is lost explains the calls that it refused before it said so.
     fn report(&self, error: Error) {
-        lock(&self.fault).get_or_insert(error);
+        let mut fault = lock(&self.fault);
+        let explains =
+            matches!(&*fault, Some(Error::Refused(_))) && matches!(error, Error::Lost(_));
+        if fault.is_none() || explains {
+            *fault = Some(error);
+        }
     }
 
     pub(crate) fn born(&self, bytes: u64) {
@@ -104,22 +140,25 @@ impl Gpu {
     /// # Errors
     /// [`Error::MissingFeature`] if it has no immediates, [`Error::Open`] if the driver refuses.
     pub fn open(adapter: &Adapter, options: Options) -> Result<Self, Error> {
+        Self::open_with(adapter, options, None)
+    }
+
+    /// As [`Gpu::open`], and keeps what the driver makes of kernels in `folder`, where the next one finds it: compiling is most
+    /// of what the first token waits for. Only Vulkan has such a thing; a file that does not fit is ignored, and replaced.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`]; a folder that cannot be read or written is none.
+    pub fn open_cached(adapter: &Adapter, options: Options, folder: &Path) -> Result<Self, Error> {
+        Self::open_with(adapter, options, Some(folder))
+    }
+
+    fn open_with(
+        adapter: &Adapter,
+        options: Options,
+        folder: Option<&Path>,
+    ) -> Result<Self, Error> {
         let name = adapter.name().to_owned();
-        let mut features = adapter.features() & WANTED;
-        if options.without_subgroups {
-            features.remove(Features::SUBGROUP | Features::SUBGROUP_BARRIER);
-        }
-        if options.without_matrices || options.without_subgroups {
-            features.remove(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
-        }
-        let needed = Features::IMMEDIATES;
-        if !adapter.features().contains(needed) {
-            return Err(Error::MissingFeature {
-                adapter: name,
-                feature: "immediate data (push constants)".to_owned(),
-            });
-        }
-        features |= needed;
+        let features = features(&name, adapter.features(), options)?;
         let limits = adapter.limits();
         let experimental = features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let descriptor = wgpu::DeviceDescriptor {
@@ -143,25 +182,21 @@ impl Gpu {
         let shared = Arc::new(Shared::default());
         let faults = Arc::clone(&shared);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            faults.report(match error {
-                wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory {
-                    what: "work in flight".to_owned(),
-                    bytes: 0,
-                },
-                other => Error::Refused(other.to_string()),
-            });
+            faults.report(Error::reported(error, "work in flight", 0));
         }));
         let faults = Arc::clone(&shared);
         device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                faults.report(Error::Lost(message));
-            }
+            faults.report(Error::Lost(match message.is_empty() {
+                true => format!("{reason:?}"),
+                false => message,
+            }));
         });
         Ok(Self(Arc::new(Inner {
             matrices: match experimental {
                 true => adapter.cooperative_matrices(),
                 false => Vec::new(),
             },
+            cache: folder.and_then(|folder| PipelineCache::open(&device, adapter, folder)),
             adapter: adapter.clone(),
             device,
             queue,
@@ -237,6 +272,23 @@ impl Gpu {
         &self.0.queue
     }
 
+    /// Bytes of compiled kernels that were found on disk when it was opened.
+    pub fn cached(&self) -> u64 {
+        self.0.cache.as_ref().map_or(0, PipelineCache::found)
+    }
+
+    /// Brings what was compiled so far to disk, if it was opened for that. Dropping the last handle does so too, but not every
+    /// program ends that way.
+    pub fn save_cache(&self) {
+        if let Some(cache) = &self.0.cache {
+            cache.save();
+        }
+    }
+
+    pub(crate) fn cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.0.cache.as_ref().map(PipelineCache::to_compile)
+    }
+
     pub(crate) fn pipelines(&self) -> &Pipelines {
         &self.0.pipelines
     }
@@ -283,7 +335,20 @@ impl Gpu {
     /// # Errors
     /// Whatever the device reports meanwhile.
     pub fn wait(&self) -> Result<(), Error> {
-        let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None)
+    }
+
+    /// Waits for a submission and all before it; for all that there are, if for none of them.
+    pub(crate) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), Error> {
+        let device = &self.0.device;
+        let polled = device.poll(wgpu::PollType::Wait {
+            submission_index: submission,
+            timeout: None,
+        });
+        if polled.is_err() {
+            // A lost device, asked for work that it refused, does not say that it is lost.
+            _ = device.poll(wgpu::PollType::Poll);
+        }
         self.check()?;
         match polled {
             Ok(_) => Ok(()),
@@ -298,5 +363,43 @@ impl std::fmt::Debug for Gpu {
             .field("adapter", &self.adapter().name())
             .field("options", &self.options())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_asked_for_where_they_are_there() {
+        let plain = Options::default();
+        let least = Features::IMMEDIATES;
+        assert_eq!(features("x", least, plain).unwrap(), least);
+        let found = features("x", Features::all(), plain).unwrap();
+        assert!(found.contains(Features::SUBGROUP | Features::SHADER_F16));
+        assert!(!found.contains(Features::TEXTURE_COMPRESSION_BC));
+        let without = Options {
+            without_subgroups: true,
+            ..plain
+        };
+        let found = features("x", Features::all(), without).unwrap();
+        assert!(!found.intersects(Features::SUBGROUP | Features::EXPERIMENTAL_COOPERATIVE_MATRIX));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_a_way_out() {
+        let error = features(
+            "Old Card",
+            Features::all() - Features::IMMEDIATES,
+            Options::default(),
+        )
+        .unwrap_err();
+        assert!(matches!(error, Error::MissingFeature { .. }));
+        let text = error.to_string();
+        assert!(text.starts_with("Old Card lacks immediate data"), "{text}");
+        assert!(
+            text.contains("update its driver, or choose another device"),
+            "{text}"
+        );
     }
 }

@@ -39,7 +39,8 @@
 //! | `adapters`, `gpu`, `error` | what there is to compute on, an open device, what goes wrong |
 //! | `buffer`, `upload`, `slabs` | memory, filling it, weights in it |
 //! | `arena`, `tensor` | memory that is lent, activations in it |
-//! | `pipeline`, `recorder`, `profile` | kernels compiled, recorded, timed |
+//! | `pipeline`, `cache`, `recorder`, `profile` | kernels compiled, kept on disk, recorded, timed |
+//! | `guard` | flags that kernels raise at what is not finite |
 //! | `context` | all of the above, and kernels by name |
 //! | [`linear`] | linears of every format, by themselves and stacked |
 //! | `ops`, `backend` | what architectures ask for |
@@ -48,9 +49,11 @@ mod adapters;
 mod arena;
 mod backend;
 mod buffer;
+mod cache;
 mod context;
 mod error;
 mod gpu;
+mod guard;
 pub mod linear;
 mod ops;
 mod pipeline;
@@ -64,6 +67,7 @@ pub use adapters::{Adapter, AdapterKind, Adapters};
 pub use arena::{Arena, Region};
 pub use backend::GpuBackend;
 pub use buffer::{ALIGNMENT, Buffer, Slice};
+pub use cache::user_cache;
 pub use context::{Constant, Context};
 pub use error::Error;
 pub use gpu::{Gpu, Mode, Options};

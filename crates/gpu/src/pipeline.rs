@@ -161,7 +161,7 @@ impl Gpu {
                 constants: overrides,
                 zero_initialize_workgroup_memory: !trusted,
             },
-            cache: None,
+            cache: self.cache(),
         });
         let errors = [internal, scope].map(|scope| pollster::block_on(scope.pop()));
         if let Some(error) = errors.into_iter().flatten().next() {

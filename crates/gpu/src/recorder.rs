@@ -248,13 +248,7 @@ impl<const N: usize> Download<N> {
     /// # Errors
     /// What the device reported since it was opened.
     pub fn wait(self) -> Result<[Vec<u8>; N], Error> {
-        let gpu = &self.gpu;
-        let polled = gpu.device().poll(wgpu::PollType::Wait {
-            submission_index: self.submission,
-            timeout: None,
-        });
-        gpu.check()?;
-        polled.map_err(|error| Error::Lost(error.to_string()))?;
+        self.gpu.wait_for(self.submission)?;
         let mapped = self.host.get_mapped_range(..);
         let mapped = mapped.map_err(|error| Error::Lost(error.to_string()))?;
         let mut start = 0;

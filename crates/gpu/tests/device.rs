@@ -4,7 +4,11 @@
 mod support;
 
 use support::open;
-use treillage_gpu::{Arena, Error, Gpu, Mode, Options, Pipeline, Recorder, Slabs, Slice};
+use treillage_backend::Inference;
+use treillage_gpu::{
+    Adapters, Arena, Error, Features, Gpu, GpuBackend, Mode, Options, Pipeline, Recorder, Slabs,
+    Slice,
+};
 
 fn each_mode(test: impl Fn(&Gpu)) {
     for mode in [Mode::Checked, Mode::Trusted] {
@@ -105,6 +109,52 @@ fn uploads_arrive_whole() {
 }
 
 #[test]
+fn compiled_kernels_are_found_again() {
+    let Some(adapter) = support::adapter() else {
+        return;
+    };
+    let options = Options::default();
+    if !adapter.features().contains(Features::PIPELINE_CACHE) {
+        eprintln!("skipped: the driver keeps kernels by itself, or not at all");
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("treillage-kernels-{}", std::process::id()));
+    // In a folder that is not there yet, and from then on in what was left.
+    let run = || {
+        let gpu = Gpu::open_cached(&adapter, options, &folder).unwrap();
+        let recorder = Recorder::new(&gpu);
+        let [a, b, c] = [(); 3].map(|()| gpu.buffer("numbers", 400).unwrap().slice());
+        recorder.write(&a, bytemuck::cast_slice(&[2f32; 100]));
+        recorder.write(&b, bytemuck::cast_slice(&[3f32; 100]));
+        let count = 100u32.to_le_bytes();
+        recorder.dispatch(&add(&gpu), &[&a, &b, &c], &count, [2, 1, 1]);
+        assert_eq!(floats(&c, &recorder), [5.0; 100]);
+        gpu.cached()
+    };
+    let files = || -> Vec<_> {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    assert_eq!(run(), 0);
+    let [file] = &files()[..] else {
+        panic!("one file: {:?}", files()); // this is a test
+    };
+    assert!(run() > 0);
+    let mut bytes = std::fs::read(file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(file, &bytes).unwrap();
+    assert_eq!(run(), 0, "damaged");
+    assert!(run() > 0, "replaced");
+    assert_eq!(files().len(), 1);
+    // A folder that is a file: nothing is kept, and nothing fails.
+    let nowhere = Gpu::open_cached(&adapter, options, file).unwrap();
+    assert!(add(&nowhere).bindings() == 3 && nowhere.cached() == 0);
+    drop(nowhere);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn faults_are_errors_that_say_what_to_do() {
     let Some(gpu) = open(Options::default()) else {
         return;
@@ -129,6 +179,81 @@ fn faults_are_errors_that_say_what_to_do() {
     // A kernel that writes what it reads is refused, and the next read tells.
     recorder.dispatch(&add(&gpu), &[&slice, &slice, &slice], &[0; 4], [1, 1, 1]);
     assert!(matches!(recorder.read(&slice), Err(Error::Refused(_))));
+}
+
+#[test]
+fn a_lost_device_is_an_error_wherever_it_is_noticed() {
+    let Some(gpu) = open(Options::default()) else {
+        return;
+    };
+    let backend = GpuBackend::on(&gpu).unwrap();
+    let x = backend.upload(&[1.0; 8], 4).unwrap();
+    assert_eq!(backend.read(&x).unwrap(), [1.0; 8]);
+    let recorder = Recorder::new(&gpu);
+    let [a, b, c] = [(); 3].map(|()| gpu.buffer("numbers", 400).unwrap().slice());
+    let add = add(&gpu);
+    recorder.dispatch(&add, &[&a, &b, &c], &[0; 4], [1, 1, 1]);
+    gpu.device().destroy();
+    let error = recorder.read(&c).unwrap_err();
+    assert!(matches!(error, Error::Lost(_)), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("run again") && text.contains("update its driver"));
+    // It stays lost.
+    recorder.dispatch(&add, &[&a, &b, &c], &[0; 4], [1, 1, 1]);
+    assert!(matches!(recorder.read(&c), Err(Error::Lost(_))));
+    assert!(matches!(gpu.buffer("more", 400), Err(Error::Lost(_))));
+    assert!(matches!(gpu.upload(&a, 0, &[0; 4]), Err(Error::Lost(_))));
+    assert!(matches!(gpu.wait(), Err(Error::Lost(_))));
+    let error = backend.read(&x).unwrap_err().to_string();
+    assert!(error.contains("the device is lost"), "{error}");
+    let linear = backend.load_norm(vec![1.0; 4], 1e-6);
+    assert!(
+        linear
+            .unwrap_err()
+            .to_string()
+            .contains("the device is lost")
+    );
+}
+
+#[test]
+fn memory_that_is_not_there_is_an_error_and_what_was_there_is_given_back() {
+    let Some(gpu) = open(Options::default()) else {
+        return;
+    };
+    if gpu.is_software() {
+        eprintln!("skipped: the system lends a driver on the CPU more memory than there is");
+        return;
+    }
+    let size = gpu.max_binding();
+    let mut held = Vec::new();
+    let error = loop {
+        match gpu.buffer("far too much", size) {
+            Ok(buffer) => held.push(buffer),
+            Err(error) => break error,
+        }
+        assert!(held.len() < 4096, "the device has no end");
+    };
+    assert!(
+        matches!(&error, Error::OutOfMemory { what, bytes } if what == "far too much" && *bytes == size),
+        "{error}"
+    );
+    held.clear();
+    gpu.wait().unwrap();
+    gpu.buffer("what there was", size).unwrap();
+}
+
+#[test]
+fn an_adapter_that_is_not_there_is_an_error() {
+    let adapters = Adapters::find();
+    let error = adapters.get(999).unwrap_err();
+    match adapters.iter().len() {
+        0 => assert!(matches!(error, Error::NoAdapter)),
+        count => {
+            assert!(matches!(error, Error::NoSuchAdapter { index: 999, count: c } if c == count));
+        }
+    }
+    let text = error.to_string();
+    assert!(text.contains("--device cpu") || text.contains("treillage devices"));
 }
 
 #[test]

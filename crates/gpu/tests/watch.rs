@@ -116,6 +116,66 @@ fn a_router_that_meets_nonsense_is_an_error_once() {
 }
 
 #[test]
+fn the_layer_that_meets_nonsense_first_is_named() {
+    let Some(backend) = backend() else { return };
+    let layer = Layer::load(&backend);
+    // Few rows have a kernel for all that comes before the experts, many have several.
+    for (index, rows) in [(5, 3), (9, 40)] {
+        let mut values = vec![0.25; rows * WIDTH];
+        values[2 * WIDTH + 3] = f32::NAN;
+        values[2 * WIDTH + 4] = -7.5;
+        let x = backend.upload(&values, WIDTH).unwrap();
+        backend.enter_block(index);
+        let y = layer.run(&backend, &x);
+        // What comes after meets it too.
+        backend.enter_block(index + 1);
+        let z = layer.run(&backend, &y);
+        let error = backend.read(&z).unwrap_err().to_string();
+        let place = format!("layer {index} (row 2: 1 values, the others up to 7.5e0)");
+        assert!(error.contains(&place), "{error}");
+        let guard = backend.telemetry().counts().trellis_nan_guard;
+        assert_eq!(guard.total_recoveries, 0);
+        let last = guard.sample_triggering_inputs.last().unwrap();
+        assert_eq!((last.layer, last.row, last.not_finite), (Some(index), 2, 1));
+        assert_eq!(last.largest_finite, 7.5);
+    }
+    let guard = backend.telemetry().counts().trellis_nan_guard;
+    assert_eq!((guard.total_failures, guard.layers_affected), (2, 2));
+    assert_eq!(guard.most_affected_layer, Some(5));
+    assert!(guard.last_nan_timestamp.is_some());
+}
+
+#[test]
+fn what_experts_make_of_good_input_is_watched_too() {
+    let Some(backend) = backend() else { return };
+    let layer = Layer::load(&backend);
+    let huge = backend.load_norm(vec![3e38; WIDTH], 1e-6).unwrap();
+    let (router, routes) = dense(WIDTH, EXPERTS);
+    let router = match router {
+        LinearWeights::Dense { weight, bias } => {
+            let zeros = DenseData::F32(Arc::new(vec![0.0; WIDTH * EXPERTS]));
+            let weight = DenseWeights::new(weight.rows(), weight.cols(), zeros).unwrap();
+            LinearWeights::Dense { weight, bias }
+        }
+        other => other,
+    };
+    let router = backend.load_linear(router, routes).unwrap();
+    let routing = Routing {
+        top_k: 2,
+        normalize: true,
+    };
+    let x = backend.upload(&[0.25; WIDTH], WIDTH).unwrap();
+    backend.enter_block(4);
+    let y = backend.moe(&x, &huge, &router, &layer.experts, &routing);
+    backend.enter_block(5);
+    let [z] = backend
+        .norm_project(&y.unwrap(), &layer.norm, [&layer.router])
+        .unwrap();
+    let error = backend.read(&z).unwrap_err().to_string();
+    assert!(error.contains("layer 4"), "{error}");
+}
+
+#[test]
 fn tokens_are_chosen_embedded_and_read_late() {
     let Some(backend) = backend() else { return };
     let vocabulary = 5000;

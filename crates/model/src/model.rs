@@ -213,7 +213,9 @@ impl<'m, B: Inference> Session<'m, B> {
     }
 
     fn blocks(&mut self, mut x: B::Tensor) -> Result<B::Tensor, Error> {
-        for (block, cache) in self.model.blocks.iter().zip(&mut self.caches) {
+        for (index, (block, cache)) in (self.model.blocks.iter().zip(&mut self.caches)).enumerate()
+        {
+            self.backend.enter_block(index);
             x = block.forward(self.backend, &x, cache)?;
         }
         Ok(x)

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::Counter;
+use crate::{Counter, NanGuard, NanGuardCounts};
 
 /// A group as it counts and as it was counted, so that its list of names is written once.
 macro_rules! group {
@@ -44,6 +44,12 @@ group! {
         grouping_gpu_primary_success_total,
         /// Of these, sorted on the CPU or multiplied expert by expert.
         grouping_cpu_fallback_total,
+        /// Of these, because there are more experts than the GPU sorts by.
+        grouping_cpu_fallback_reason_too_many_experts,
+        /// Of these, because of a form of weights that no kernel of the GPU knows.
+        grouping_cpu_fallback_reason_unknown_weights,
+        /// Of these, because the GPU had no memory for it.
+        grouping_cpu_fallback_reason_out_of_memory,
     }
 }
 
@@ -68,7 +74,7 @@ group! {
     MoeMetrics, MoeMetricsCounts {
         /// Tokens that went through a layer of experts, each counted for each layer.
         tokens_processed,
-        /// Layers that ran all of their active experts in one dispatch per projection.
+        /// Layers that ran all of their active experts in one dispatch per projection and form of weights.
         fast_path_used,
         /// Layers that did not.
         fallback_used,
@@ -86,10 +92,12 @@ pub struct Telemetry {
     pub moe_dispatch: MoeDispatch,
     /// See [`MoeMetrics`].
     pub moe_metrics: MoeMetrics,
+    /// See [`NanGuard`].
+    pub nan_guard: NanGuard,
 }
 
 /// What [`Telemetry`] counted, under the names that reports have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
     /// See [`Grouping`].
     pub trellis_mixed_bpw_grouping: GroupingCounts,
@@ -97,6 +105,8 @@ pub struct Counts {
     pub trellis_moe_dispatch: MoeDispatchCounts,
     /// See [`MoeMetrics`].
     pub trellis_moe_metrics: MoeMetricsCounts,
+    /// See [`NanGuard`].
+    pub trellis_nan_guard: NanGuardCounts,
 }
 
 impl Telemetry {
@@ -106,6 +116,7 @@ impl Telemetry {
             trellis_mixed_bpw_grouping: self.grouping.counts(),
             trellis_moe_dispatch: self.moe_dispatch.counts(),
             trellis_moe_metrics: self.moe_metrics.counts(),
+            trellis_nan_guard: self.nan_guard.counts(),
         }
     }
 
@@ -114,6 +125,31 @@ impl Telemetry {
         self.grouping.reset();
         self.moe_dispatch.reset();
         self.moe_metrics.reset();
+        self.nan_guard.reset();
+    }
+}
+
+/// Why a batch was not sorted and multiplied on the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// There are more experts than the GPU sorts by.
+    TooManyExperts,
+    /// A form of weights that no kernel of the GPU knows.
+    UnknownWeights,
+    /// The GPU had no memory for it.
+    OutOfMemory,
+}
+
+impl Grouping {
+    /// Counts a batch that was sorted on the CPU or multiplied expert by expert, and why.
+    pub fn fall_back(&self, reason: Fallback) {
+        self.grouping_cpu_fallback_total.add(1);
+        let counter = match reason {
+            Fallback::TooManyExperts => &self.grouping_cpu_fallback_reason_too_many_experts,
+            Fallback::UnknownWeights => &self.grouping_cpu_fallback_reason_unknown_weights,
+            Fallback::OutOfMemory => &self.grouping_cpu_fallback_reason_out_of_memory,
+        };
+        counter.add(1);
     }
 }
 
@@ -131,13 +167,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fallback_has_a_reason() {
+        let grouping = Grouping::default();
+        grouping.fall_back(Fallback::UnknownWeights);
+        grouping.fall_back(Fallback::UnknownWeights);
+        let counts = grouping.counts();
+        assert_eq!(counts.grouping_cpu_fallback_total, 2);
+        assert_eq!(counts.grouping_cpu_fallback_reason_unknown_weights, 2);
+        assert_eq!(counts.grouping_cpu_fallback_reason_out_of_memory, 0);
+    }
+
+    #[test]
     fn names_are_those_that_dashboards_know() {
         let telemetry = Telemetry::default();
         telemetry.grouping.grouping_calls_total.add(1);
         telemetry.moe_dispatch.total_experts_activated.add(8);
         telemetry.moe_metrics.fallback_used.add(3);
         let counts = telemetry.counts();
-        let json = serde_json::to_value(counts).expect("numbers");
+        let json = serde_json::to_value(&counts).expect("numbers");
         assert_eq!(
             json,
             serde_json::json!({
@@ -145,6 +192,9 @@ mod tests {
                     "grouping_calls_total": 1,
                     "grouping_gpu_primary_success_total": 0,
                     "grouping_cpu_fallback_total": 0,
+                    "grouping_cpu_fallback_reason_too_many_experts": 0,
+                    "grouping_cpu_fallback_reason_unknown_weights": 0,
+                    "grouping_cpu_fallback_reason_out_of_memory": 0,
                 },
                 "trellis_moe_dispatch": {
                     "gpu_router_calls": 0,
@@ -158,6 +208,14 @@ mod tests {
                     "fast_path_used": 0,
                     "fallback_used": 3,
                     "nan_detected": 0,
+                },
+                "trellis_nan_guard": {
+                    "total_failures": 0,
+                    "total_recoveries": 0,
+                    "layers_affected": 0,
+                    "most_affected_layer": null,
+                    "last_nan_timestamp": null,
+                    "sample_triggering_inputs": [],
                 },
             })
         );

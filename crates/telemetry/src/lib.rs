@@ -20,13 +20,16 @@
 //! |---|---|
 //! | `counter` | one counter |
 //! | `groups` | the groups, counting and counted |
+//! | `guard` | the group of what is not finite, with the layers that met it |
 #![forbid(unsafe_code)]
 
 mod counter;
 mod groups;
+mod guard;
 
 pub use counter::Counter;
 pub use groups::{
-    Counts, Grouping, GroupingCounts, MoeDispatch, MoeDispatchCounts, MoeMetrics, MoeMetricsCounts,
-    Telemetry,
+    Counts, Fallback, Grouping, GroupingCounts, MoeDispatch, MoeDispatchCounts, MoeMetrics,
+    MoeMetricsCounts, Telemetry,
 };
+pub use guard::{NanGuard, NanGuardCounts, TriggeringInput};

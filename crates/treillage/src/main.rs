@@ -11,6 +11,7 @@ mod names;
 mod output;
 mod progress;
 mod runtime;
+mod stats;
 mod table;
 
 use std::process::ExitCode;

@@ -11,8 +11,11 @@ use clap::ValueEnum;
 use treillage_backend::Inference;
 use treillage_checkpoint::{Checkpoint, ModelConfig};
 use treillage_cpu::{CpuBackend, Options};
-use treillage_gpu::{Adapters, GpuBackend};
+use treillage_gpu::{Adapters, Gpu, GpuBackend};
 use treillage_model::Model;
+use treillage_telemetry::Counts;
+
+use crate::stats;
 
 pub(crate) use treillage_cpu::Arithmetic;
 
@@ -30,6 +33,9 @@ pub(crate) trait Runs: Inference + Sized {
     /// Whether it multiplies some packed linears with 8-bit activations.
     fn uses_int8(&self) -> bool;
 
+    /// What it counted, if it counts: see [`Counts`].
+    fn counts(&self) -> Option<Counts>;
+
     /// One on the same device that computes with all the precision that weights have.
     fn exact(&self) -> Result<Self>;
 }
@@ -37,6 +43,10 @@ pub(crate) trait Runs: Inference + Sized {
 impl Runs for CpuBackend {
     fn uses_int8(&self) -> bool {
         self.options().arithmetic == Arithmetic::Int8
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        None
     }
 
     fn exact(&self) -> Result<Self> {
@@ -47,6 +57,10 @@ impl Runs for CpuBackend {
 impl Runs for GpuBackend {
     fn uses_int8(&self) -> bool {
         !self.gpu().options().exact
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        Some(self.telemetry().counts())
     }
 
     fn exact(&self) -> Result<Self> {
@@ -122,7 +136,11 @@ impl DeviceArgs {
             },
         };
         let options = treillage_gpu::Options::default();
-        Ok(Runner::Gpu(Box::new(GpuBackend::new(adapter, options)?)))
+        let gpu = match treillage_gpu::user_cache() {
+            Some(folder) => Gpu::open_cached(adapter, options, &folder)?,
+            None => Gpu::open(adapter, options)?,
+        };
+        Ok(Runner::Gpu(Box::new(GpuBackend::on(&gpu)?)))
     }
 
     fn start_threads(&self) -> Result<()> {
@@ -141,6 +159,9 @@ pub(crate) struct RuntimeArgs {
     /// How the CPU multiplies packed linears, token by token: with 8-bit activations, twice as fast, or exactly
     #[arg(long, value_enum, default_value_t = ArithmeticChoice::Int8)]
     arithmetic: ArithmeticChoice,
+    /// Tell in the end what the GPU counted: work that fell back, values that are not finite
+    #[arg(long)]
+    stats: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -150,6 +171,14 @@ enum ArithmeticChoice {
 }
 
 impl RuntimeArgs {
+    /// The end of a command that ran on `backend`: its result, also where that is an error, after what there is to tell.
+    pub(crate) fn end<T>(&self, backend: &impl Runs, result: Result<T>) -> Result<T> {
+        if self.stats {
+            stats::tell(backend)?;
+        }
+        result
+    }
+
     /// What runs models, its threads started.
     pub(crate) fn runner(&self) -> Result<Runner> {
         self.device.runner(match self.arithmetic {

@@ -292,6 +292,48 @@ fn group_quantized_models_travel_too() {
 }
 
 #[test]
+fn counters_are_told_and_no_work_falls_back() {
+    let caches = TempDir::new().unwrap();
+    let generate = |device: &str| {
+        let mut command = treillage(["generate", "--max-tokens", "3", "--stats", "--prompt", "fn"]);
+        command.args(["--device", device]);
+        command.env("XDG_CACHE_HOME", caches.path());
+        command.arg(fixture("micro-qwen3_moe")).output().unwrap()
+    };
+    let cpu = generate("cpu");
+    assert!(text(&cpu.stderr).contains("no counters"));
+    let gpu = generate("gpu");
+    let told = text(&gpu.stderr);
+    if !gpu.status.success() && std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none() {
+        assert!(told.contains("no GPU found"), "{told}");
+        eprintln!("skipped: {told}");
+        return;
+    }
+    let counter = |name: &str| {
+        let line = told.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name} in:\n{told}"));
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    for zero in [
+        "trellis_mixed_bpw_grouping.grouping_cpu_fallback_total",
+        "trellis_moe_dispatch.cpu_router_fallback",
+        "trellis_moe_metrics.fallback_used",
+        "trellis_moe_metrics.nan_detected",
+        "trellis_nan_guard.total_failures",
+    ] {
+        assert_eq!(counter(zero), "0", "{zero}");
+    }
+    let calls = counter("trellis_moe_dispatch.gpu_router_calls");
+    assert_ne!(calls, "0");
+    assert_eq!(counter("trellis_moe_dispatch.gpu_router_success"), calls);
+    // Kernels are kept where the user's other caches are; of Vulkan's drivers, all of which anybody has can do that.
+    if cfg!(target_os = "linux") {
+        let kept = std::fs::read_dir(caches.path().join("treillage")).unwrap();
+        assert_eq!(kept.count(), 1);
+    }
+}
+
+#[test]
 fn a_reader_that_leaves_early_is_no_error() {
     let mut child = treillage(["generate", "--prompt", "fn main() {", "--max-tokens", "400"])
         .arg(fixture("micro-qwen3_moe"))

@@ -11,16 +11,28 @@ fn rms_norm_is_right() {
         for (rows, width) in [(1, 2048), (3, 100), (2, 257)] {
             let mut random = Random::new(3);
             let (x, weight) = (random.values(rows * width), random.values(width));
-            let params = Params::default().u(width).f(1e-3);
-            let results = device.run(
-                "rms_norm",
-                &specialization,
-                &[bytes(&x), bytes(&weight), vec![0; 4 * rows * width]],
-                params.bytes(),
-                [rows, 1, 1],
-            );
+            let params = Params::default().u(width).f(1e-3).u(4);
+            let run = |x: &[f32]| {
+                let out = vec![0; 4 * rows * width];
+                device.run(
+                    "rms_norm",
+                    &specialization,
+                    &[bytes(x), bytes(&weight), out, vec![0; 32]],
+                    params.bytes(),
+                    [rows, 1, 1],
+                )
+            };
+            let results = run(&x);
             let expected = rms_norm(&x, &weight, 1e-3);
             assert_close("rms_norm", &results.of::<f32>(2), &expected, 1e-6);
+            assert_eq!(results.of::<u32>(3), [0; 8]);
+            let mut nonsense = x.clone();
+            let last = &mut nonsense[(rows - 1) * width..];
+            last.fill(-0.5);
+            (last[1], last[7], last[8]) = (f32::NAN, f32::INFINITY, -2.5);
+            let record = run(&nonsense).of::<u32>(3);
+            let largest = 2.5f32.to_bits();
+            assert_eq!(record, [0, 0, 0, 0, 1, rows as u32 - 1, 2, largest]);
         }
     }
 }

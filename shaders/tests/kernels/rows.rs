@@ -166,10 +166,11 @@ fn combine_norm_adds_and_norms() {
         for (rows, width) in [(1, most), (3, most - 36), (2, 4)] {
             let given = Given::new(rows, top_k, width, in_order);
             let norm = Random::new(9).values(width);
-            let params = Params::default().u(width / 4).f(1e-3);
+            let params = Params::default().u(width / 4).f(1e-3).u(0);
             let mut buffers = given.buffers();
             buffers.push(bytes(&norm));
             buffers.extend([vec![0; 4 * rows * width], vec![0; 4 * rows * width]]);
+            buffers.push(vec![0; 16]);
             let results = device.run(
                 "combine_norm",
                 &specialization,
@@ -181,6 +182,26 @@ fn combine_norm_adds_and_norms() {
             let sum: Vec<f32> = given.sum.iter().map(|&x| x as f32).collect();
             let normed = rms_norm(&sum, &norm, 1e-3);
             assert_close("normed", &results.of::<f32>(6), &normed, 2e-6);
+            assert_eq!(results.of::<u32>(7), [0; 4]);
+            // The last value of the last row, which is the last of its experts' too.
+            let choice = rows * top_k - 1;
+            let row = if in_order { choice } else { 0 };
+            let mut y = given.y.clone();
+            y[row * width + width - 1] = f32::INFINITY;
+            buffers[0] = bytes(&y);
+            let results = device.run(
+                "combine_norm",
+                &specialization,
+                &buffers,
+                params.bytes(),
+                [rows, 1, 1],
+            );
+            let largest = given.sum[(rows - 1) * width..rows * width - 1]
+                .iter()
+                .fold(0f64, |m, x| m.max(x.abs()));
+            let record = results.of::<u32>(7);
+            assert_eq!(record[..3], [1, rows as u32 - 1, 1]);
+            assert_close("largest", &[f32::from_bits(record[3])], &[largest], 1e-6);
         }
     }
 }

@@ -28,7 +28,7 @@ fn choose_experts(row: u32, l: Lanes) {
     }
     largest = workgroup_max(largest, l);
     if bad || largest == -3.4028235e38 {
-        flags[p.flag] = 1u;
+        atomicStore(&flags[p.flag], 1u);
     }
     // The reduction's barriers made all keys visible.
     var slots: array<u32, OWN>;

@@ -6,5 +6,10 @@
 //!use common/reduce_{{REDUCE}}
 
 fn inverse_rms(squares: f32, width: u32, epsilon: f32, l: Lanes) -> f32 {
-    return 1.0 / sqrt(workgroup_sum(squares, l) / f32(width) + epsilon);
+    return inverse_rms_of(workgroup_sum(squares, l), width, epsilon);
+}
+
+// The factor from the whole sum.
+fn inverse_rms_of(squares: f32, width: u32, epsilon: f32) -> f32 {
+    return 1.0 / sqrt(squares / f32(width) + epsilon);
 }

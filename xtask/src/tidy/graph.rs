@@ -80,6 +80,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-checkpoint",
             "treillage-trellis",
             "treillage-gptq",
+            "treillage-telemetry",
         ],
     ),
     (

@@ -22,6 +22,8 @@ pub(crate) struct Sum {
     /// The row of `given` that each choice became, u32; `None` if they are in order.
     pub(super) places: Option<Tensor>,
     pub(super) top_k: usize,
+    /// The flag of the block that ends with it.
+    pub(super) flag: u32,
 }
 
 impl Sum {
@@ -76,6 +78,7 @@ impl Sum {
         struct Params {
             fours: u32,
             epsilon: f32,
+            flag: u32,
         }
         out.check_width("input of a norm", norm.values().len())?;
         let fours = self.width() / 4;
@@ -101,10 +104,12 @@ impl Sum {
                 norm.weight(),
                 &out.slice(),
                 &normed.slice(),
+                &context.guard.flags(context.gpu())?,
             ],
             &Params {
                 fours: fours as u32,
                 epsilon: norm.epsilon(),
+                flag: self.flag,
             },
             [self.rows() as u32, 1, 1],
         )?;

@@ -10,7 +10,7 @@ use super::routing::{MAX_EXPERTS, group, route};
 use super::{Activations, WORKGROUP, rows};
 use crate::context::flat_grid;
 use crate::linear::{ExpertRows, Linear, project, project_experts};
-use crate::{Context, Slice, Tensor};
+use crate::{Context, Tensor};
 
 /// Rows up to which each row finds its experts by itself; more are sorted by expert first, so that an expert's weights are
 /// read once for all of its rows.
@@ -50,14 +50,6 @@ impl Experts {
     }
 }
 
-/// Who is told what happens.
-#[derive(Clone, Copy)]
-pub(crate) struct Watch<'a> {
-    /// Raised by kernels.
-    pub(crate) flags: &'a Slice,
-    pub(crate) telemetry: &'a Telemetry,
-}
-
 /// `x + swiglu(norm(x))`.
 pub(crate) fn mlp(
     context: &Context,
@@ -83,7 +75,7 @@ pub(crate) fn moe(
     router: &Linear,
     experts: &Experts,
     routing: &Routing,
-    watch: Watch<'_>,
+    telemetry: &Telemetry,
 ) -> Result<Activations, Error> {
     x.check_width("input of experts", experts.shape.in_features)?;
     let (count, top_k) = (experts.count, routing.top_k);
@@ -97,10 +89,9 @@ pub(crate) fn moe(
             "{count} experts: GPU kernels route to at most {MAX_EXPERTS}"
         )));
     }
-    let Watch { flags, telemetry } = watch;
     let (dispatch, metrics) = (&telemetry.moe_dispatch, &telemetry.moe_metrics);
     dispatch.gpu_router_calls.add(1);
-    let (normed, choices) = route(context, x, norm, router, routing, flags)?;
+    let (normed, choices) = route(context, x, norm, router, routing)?;
     dispatch.gpu_router_success.add(1);
     dispatch.total_tokens_processed.add(x.rows() as u64);
     dispatch
@@ -129,6 +120,7 @@ pub(crate) fn moe(
                 weights: choices.weights,
                 places: None,
                 top_k,
+                flag: context.guard.flag(),
             },
         );
     }
@@ -155,6 +147,7 @@ pub(crate) fn moe(
             weights: choices.weights,
             places: Some(groups.places),
             top_k,
+            flag: context.guard.flag(),
         },
     )
 }

@@ -19,7 +19,7 @@ pub use norm::Norm;
 pub use sample::Tokens;
 
 pub(crate) use attention::attend;
-pub(crate) use experts::{Watch, first, mlp, moe};
+pub(crate) use experts::{first, mlp, moe};
 pub(crate) use rope::RopeTables;
 pub(crate) use rows::{select, upload};
 pub(crate) use sample::sample;

@@ -19,6 +19,7 @@ pub struct Norm {
 struct Params {
     width: u32,
     epsilon: f32,
+    flag: u32,
 }
 
 impl Norm {
@@ -54,6 +55,7 @@ impl Norm {
         let params = Params {
             width: x.width() as u32,
             epsilon: self.epsilon,
+            flag: context.guard.flag(),
         };
         context.run(
             "rms_norm",
@@ -61,7 +63,12 @@ impl Norm {
                 ("WG", super::WORKGROUP.into()),
                 ("REDUCE", context.reduce()),
             ],
-            &[&x.slice(), &self.weight, &out.slice()],
+            &[
+                &x.slice(),
+                &self.weight,
+                &out.slice(),
+                &context.guard.flags(context.gpu())?,
+            ],
             &params,
             [x.rows() as u32, 1, 1],
         )?;

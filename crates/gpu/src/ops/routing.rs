@@ -6,7 +6,7 @@ use treillage_backend::{Error, Routing};
 use super::norm::Norm;
 use super::{WORKGROUP, first};
 use crate::linear::{Linear, project};
-use crate::{Context, Slice, Tensor};
+use crate::{Context, Tensor};
 
 /// Rows up to which the router is one kernel: it reads the router's weights once for each.
 const MAX_TOGETHER: usize = 8;
@@ -14,8 +14,6 @@ const MAX_TOGETHER: usize = 8;
 pub(super) const MAX_EXPERTS: u32 = 1024;
 /// Experts of a workgroup of the router, and its lanes.
 const PER_GROUP: usize = 2;
-/// The flag that a router raises.
-const FLAG: u32 = 0;
 
 /// Experts of each row and their weights, on the device.
 pub(super) struct Choices {
@@ -59,7 +57,6 @@ pub(super) fn route(
     norm: &Norm,
     router: &Linear,
     routing: &Routing,
-    flags: &Slice,
 ) -> Result<(Tensor, Choices), Error> {
     if x.rows() <= MAX_TOGETHER
         && let Some(dense) = router.dense()
@@ -88,7 +85,7 @@ pub(super) fn route(
             experts: experts as u32,
             top_k: routing.top_k as u32,
             normalize: routing.normalize.into(),
-            flag: FLAG,
+            flag: context.guard.flag(),
             weights_at: weights_at as u32,
             epsilon: norm.epsilon(),
         };
@@ -108,7 +105,7 @@ pub(super) fn route(
                 &normed.slice(),
                 &logits.slice(),
                 &both.slice(),
-                flags,
+                &context.guard.flags(context.gpu())?,
                 &context.linears.counters(context.gpu())?,
             ],
             &params,
@@ -118,17 +115,12 @@ pub(super) fn route(
     }
     let normed = norm.apply(context, x)?;
     let logits = first(project(context, &normed, &[router], None)?)?;
-    let choices = choose(context, &logits, routing, flags)?;
+    let choices = choose(context, &logits, routing)?;
     Ok((normed, choices))
 }
 
 /// The experts of each row of `logits`.
-fn choose(
-    context: &Context,
-    logits: &Tensor,
-    routing: &Routing,
-    flags: &Slice,
-) -> Result<Choices, Error> {
+fn choose(context: &Context, logits: &Tensor, routing: &Routing) -> Result<Choices, Error> {
     #[derive(Clone, Copy, Pod, Zeroable)]
     #[repr(C)]
     struct Params {
@@ -142,7 +134,7 @@ fn choose(
         experts: logits.width() as u32,
         top_k: routing.top_k as u32,
         normalize: routing.normalize.into(),
-        flag: FLAG,
+        flag: context.guard.flag(),
     };
     context.run(
         "route",
@@ -155,7 +147,7 @@ fn choose(
             &logits.slice(),
             &choices.experts.slice(),
             &choices.weights.slice(),
-            flags,
+            &context.guard.flags(context.gpu())?,
         ],
         &params,
         [logits.rows() as u32, 1, 1],

@@ -1,11 +1,20 @@
 //! Opens a device for a test, if there is one.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use treillage_gpu::{Adapters, Gpu, Options};
+use treillage_gpu::{Adapter, Adapters, Gpu, Options};
 
 /// A device, or `None`, said aloud, where there is no adapter. With `TREILLAGE_REQUIRE_GPU` set that is a failure.
 /// `TREILLAGE_GPU` chooses an adapter by its number.
 pub(crate) fn open(options: Options) -> Option<Gpu> {
+    let adapter = adapter()?;
+    match Gpu::open(&adapter, options) {
+        Ok(gpu) => Some(gpu),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// An adapter, or `None` as for [`open`].
+pub(crate) fn adapter() -> Option<Adapter> {
     let adapters = Adapters::find();
     let number = std::env::var("TREILLAGE_GPU").ok();
     let found = match number.map(|n| n.parse::<usize>()) {
@@ -14,10 +23,7 @@ pub(crate) fn open(options: Options) -> Option<Gpu> {
         None => adapters.first(),
     };
     match found {
-        Ok(adapter) => match Gpu::open(adapter, options) {
-            Ok(gpu) => Some(gpu),
-            Err(error) => panic!("{error}"),
-        },
+        Ok(adapter) => Some(adapter.clone()),
         Err(error) => {
             assert!(
                 std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none(),

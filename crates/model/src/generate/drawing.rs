@@ -82,10 +82,7 @@ impl<'s, 'm, B: Inference> Drawing<'s, 'm, B> {
     }
 
     fn read(&self, token: &B::Tokens) -> Result<u32, Error> {
-        let ids = self.backend().read_tokens(token).map_err(|e| match e {
-            treillage_backend::Error::NotFinite(_) => Error::NotFinite,
-            other => other.into(),
-        })?;
+        let ids = self.backend().read_tokens(token)?;
         ids.first().copied().ok_or(Error::NotFinite)
     }
 

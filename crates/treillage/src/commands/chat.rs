@@ -47,8 +47,14 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     match args.runtime.runner()? {
-        Runner::Cpu(backend) => run_on(&backend, args, json),
-        Runner::Gpu(backend) => run_on(&*backend, args, json),
+        Runner::Cpu(backend) => {
+            let result = run_on(&backend, args, json);
+            args.runtime.end(&backend, result)
+        }
+        Runner::Gpu(backend) => {
+            let result = run_on(&*backend, args, json);
+            args.runtime.end(&*backend, result)
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use treillage_model::{
     evaluate::{self, Deviation, Perplexity, Windows},
     text::Tokenizer,
 };
+use treillage_telemetry::Counts;
 
 use crate::{
     output,
@@ -56,8 +57,14 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let (dir, reference) = (&args.dir, args.reference.as_deref());
     let progress = Evaluating::new(!json, "eval".to_owned());
     let report = match args.runtime.runner()? {
-        Runner::Cpu(on) => evaluate(&on, dir, reference, &tokens, windows, progress)?,
-        Runner::Gpu(on) => evaluate(&*on, dir, reference, &tokens, windows, progress)?,
+        Runner::Cpu(on) => {
+            let report = evaluate(&on, dir, reference, &tokens, windows, progress);
+            args.runtime.end(&on, report)?
+        }
+        Runner::Gpu(on) => {
+            let report = evaluate(&*on, dir, reference, &tokens, windows, progress);
+            args.runtime.end(&*on, report)?
+        }
     };
     output::print(&report, json)
 }
@@ -103,6 +110,7 @@ pub(crate) fn evaluate<B: Runs>(
         seconds,
         against: comparison,
         int8: int8_deviation(backend, &loaded, dir, tokens)?,
+        telemetry: backend.counts(),
     })
 }
 
@@ -139,6 +147,8 @@ pub(crate) struct Report {
     /// Error of the int8 path.
     pub(crate) int8: Option<Deviation>,
     pub(crate) seconds: f64,
+    /// What a GPU counted.
+    telemetry: Option<Counts>,
 }
 
 /// How far a model is from its reference.

@@ -8,6 +8,7 @@ use treillage_model::{
     GenerateOptions, Generated, Session, generate,
     text::{SpecialTokens, Tokenizer},
 };
+use treillage_telemetry::Counts;
 
 use crate::{
     commands::sampling::SamplingArgs,
@@ -39,8 +40,14 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     match args.runtime.runner()? {
-        Runner::Cpu(backend) => run_on(&backend, args, json),
-        Runner::Gpu(backend) => run_on(&*backend, args, json),
+        Runner::Cpu(backend) => {
+            let result = run_on(&backend, args, json);
+            args.runtime.end(&backend, result)
+        }
+        Runner::Gpu(backend) => {
+            let result = run_on(&*backend, args, json);
+            args.runtime.end(&*backend, result)
+        }
     }
 }
 
@@ -70,6 +77,7 @@ fn run_on<B: Runs>(backend: &B, args: &Args, json: bool) -> Result<()> {
             prompt: &args.prompt,
             generated: &generated,
             speed,
+            telemetry: backend.counts(),
         })
     } else {
         output::print_now("\n")?;
@@ -86,6 +94,8 @@ struct Report<'a> {
     generated: &'a Generated,
     #[serde(flatten)]
     speed: Speed,
+    /// What a GPU counted.
+    telemetry: Option<Counts>,
 }
 
 /// Generates and prints the text as it comes, or keeps silent for a machine that wants it whole.
