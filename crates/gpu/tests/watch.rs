@@ -6,7 +6,8 @@ mod support;
 use std::sync::Arc;
 
 use treillage_backend::{
-    Choice, DenseData, DenseWeights, Error, Inference, LinearShape, LinearWeights, Routing, SwiGlu,
+    Choice, DenseData, DenseWeights, Error, Inference, LinearShape, LinearWeights, MoeLayer,
+    Routing, SwiGlu,
 };
 use treillage_gpu::{Experts, GpuBackend, Norm, Options, Tensor, linear::Linear};
 
@@ -49,13 +50,14 @@ impl Layer {
     }
 
     fn run(&self, backend: &GpuBackend, x: &Tensor) -> Tensor {
-        let routing = Routing {
-            top_k: 2,
-            normalize: true,
+        let routing = Routing::softmax(2, true);
+        let layer = MoeLayer {
+            router: &self.router,
+            correction: None,
+            experts: &self.experts,
+            shared: None,
         };
-        backend
-            .moe(x, &self.norm, &self.router, &self.experts, &routing)
-            .unwrap()
+        backend.moe(x, &self.norm, layer, &routing).unwrap()
     }
 }
 

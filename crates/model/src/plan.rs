@@ -254,10 +254,7 @@ impl BlockLayout {
                 });
                 let moe = FeedForwardLayout::Moe {
                     router: linear("mlp.gate", Role::Router, shape(hidden, moe.num_experts)),
-                    routing: Routing {
-                        top_k: moe.experts_per_token,
-                        normalize: moe.norm_topk_prob,
-                    },
+                    routing: Routing::softmax(moe.experts_per_token, moe.norm_topk_prob),
                     experts: experts.collect(),
                 };
                 (inner, moe)

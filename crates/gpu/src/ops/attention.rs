@@ -58,6 +58,9 @@ impl KvCache {
         capacity: usize,
     ) -> Result<Self, Error> {
         spec.check()?;
+        if spec.output_gate {
+            return Err(Error::Unsupported("attention with output gates"));
+        }
         let Some(padded) = HEAD_DIMS.into_iter().find(|&dim| dim >= spec.head_dim) else {
             return Err(Error::Device(format!(
                 "heads of {} values: GPU kernels take at most {}",
@@ -221,6 +224,7 @@ fn append(
     let rotated = context.tensor(q.rows(), q.width())?;
     let pairing = match spec.rope.pairing {
         RopePairing::HalfSplit => "half_split",
+        RopePairing::Interleaved => return Err(Error::Unsupported("interleaved rotation")),
     };
     let normed = norms.is_some();
     let (weights, epsilon) = norms.unwrap_or_else(|| (cache.table.turns.clone(), 0.0));

@@ -1,4 +1,4 @@
-use treillage_backend::{AttentionInputs, AttentionSpec, Inference, Rope, RopePairing};
+use treillage_backend::{AttentionInputs, AttentionSpec, Inference, MixerSpec, Rope, RopePairing};
 use treillage_checkpoint::ModelConfig;
 
 use crate::{
@@ -49,6 +49,7 @@ impl<B: Inference> Attention<B> {
                     dims: sizes.head_dim,
                     pairing: RopePairing::HalfSplit,
                 },
+                output_gate: false,
             },
         })
     }
@@ -58,15 +59,15 @@ impl<B: Inference> Attention<B> {
         self.spec.heads * self.spec.head_dim
     }
 
-    pub(super) fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::KvCache, Error> {
-        Ok(backend.new_cache(&self.spec, capacity)?)
+    pub(super) fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::Cache, Error> {
+        Ok(backend.new_cache(&MixerSpec::Attention(self.spec), capacity)?)
     }
 
     pub(super) fn forward(
         &self,
         backend: &B,
         x: &B::Tensor,
-        cache: &mut B::KvCache,
+        cache: &mut B::Cache,
     ) -> Result<B::Tensor, Error> {
         let [q, k, v] =
             backend.norm_project(x, &self.norm, [&self.query, &self.key, &self.value])?;

@@ -1,4 +1,4 @@
-use treillage_backend::{Inference, LinearShape, Routing, SwiGlu};
+use treillage_backend::{Inference, LinearShape, MoeLayer, Routing, SwiGlu};
 use treillage_checkpoint::ModelConfig;
 
 use crate::{
@@ -76,7 +76,15 @@ impl<B: Inference> FeedForward<B> {
                 routing,
                 experts,
                 ..
-            } => backend.moe(x, &self.norm, router, experts, routing)?,
+            } => {
+                let layer = MoeLayer {
+                    router,
+                    correction: None,
+                    experts,
+                    shared: None,
+                };
+                backend.moe(x, &self.norm, layer, routing)?
+            }
         })
     }
 }

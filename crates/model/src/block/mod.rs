@@ -41,7 +41,7 @@ impl<B: Inference> Block<B> {
     ///
     /// # Errors
     /// If the backend has no room for it.
-    pub fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::KvCache, Error> {
+    pub fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::Cache, Error> {
         self.attention.new_cache(backend, capacity)
     }
 
@@ -54,7 +54,7 @@ impl<B: Inference> Block<B> {
         &self,
         backend: &B,
         x: &B::Tensor,
-        cache: &mut B::KvCache,
+        cache: &mut B::Cache,
     ) -> Result<B::Tensor, Error> {
         let x = self.attention.forward(backend, x, cache)?;
         self.feed_forward.forward(backend, &x)
