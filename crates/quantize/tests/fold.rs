@@ -178,7 +178,7 @@ fn assert_same_model(source: &Checkpoint) {
     let plan = plan(config);
     for fold in folds(
         config.hidden_size,
-        config.attention.head_dim,
+        plan.value_dim.unwrap_or(1),
         plan.blocks.len(),
     ) {
         let folded = Folded::new(source, &plan, fold.clone()).unwrap();
