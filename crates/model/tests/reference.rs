@@ -158,7 +158,7 @@ fn plans_name_every_tensor_once() {
         );
         planned.extend(plan.blocks.iter().flat_map(|block| block.kept.clone()));
         planned.sort();
-        let mut names: Vec<_> = checkpoint.names().into_iter().map(String::from).collect();
+        let mut names: Vec<_> = checkpoint.names().map(String::from).collect();
         names.sort();
         assert_eq!(planned, names);
     }

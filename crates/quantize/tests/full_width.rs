@@ -21,7 +21,7 @@ use support::stub::Stub;
 use tempfile::tempdir;
 use treillage_checkpoint::{Checkpoint, ModelConfig, StoredLinear};
 use treillage_cpu::CpuBackend;
-use treillage_gptq::{Format, IntBits, Rotation, Solver};
+use treillage_gptq::{Format, IntBits, Rotation, ScaleRule, Solver};
 use treillage_model::{
     Model,
     evaluate::{Windows, deviation, perplexity},
@@ -397,6 +397,7 @@ fn assert_travels(layout: &Layout, [published, saved]: &[Value; 2], centre: f32)
 
     let rounded = Options::mr_gptq(GptqOptions {
         solver: Solver::Rtn,
+        scales: ScaleRule::Minmax,
         rotation: RotationRule::Fixed(Rotation::Block(128)),
         ..GptqOptions::new(Format::Int(IntBits::Eight))
     });

@@ -120,7 +120,11 @@ pub fn delta_rules_over_the_whole<B: Inference>(
 ) -> Result<(), Failure> {
     for spec in [SMALL, WIDE] {
         for tokens in [1, 5, 64, 150] {
-            Sequence::new(spec, tokens).check(backend, tolerance, &[0..tokens])?;
+            Sequence::new(spec, tokens).check(
+                backend,
+                tolerance,
+                std::slice::from_ref(&(0..tokens)),
+            )?;
         }
     }
     Ok(())

@@ -113,7 +113,11 @@ pub fn latent_attention_of_the_whole<B: Inference>(
     tolerance: f64,
 ) -> Result<(), Failure> {
     for tokens in [1, 9, 150] {
-        Latents::new(tokens, Storage::F32)?.check(backend, tolerance, &[0..tokens])?;
+        Latents::new(tokens, Storage::F32)?.check(
+            backend,
+            tolerance,
+            std::slice::from_ref(&(0..tokens)),
+        )?;
     }
     Ok(())
 }

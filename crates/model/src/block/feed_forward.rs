@@ -52,8 +52,8 @@ impl<B: Inference> FeedForward<B> {
             norm: loader.norm(&layout.feed_forward_norm, hidden)?,
             hidden,
             network: match layout.feed_forward {
-                FeedForwardLayout::Dense(mlp) => Network::Dense(Mlp::load(loader, mlp)?),
-                FeedForwardLayout::Moe(moe) => Network::Moe(Box::new(Moe::load(loader, moe)?)),
+                FeedForwardLayout::Dense(mlp) => Network::Dense(Mlp::load(loader, *mlp)?),
+                FeedForwardLayout::Moe(moe) => Network::Moe(Box::new(Moe::load(loader, *moe)?)),
             },
         })
     }

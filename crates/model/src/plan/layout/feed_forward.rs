@@ -5,8 +5,8 @@ use super::{LinearPlan, Names, Role, Tensors};
 
 /// A block's second half.
 pub(crate) enum FeedForwardLayout {
-    Dense(SwiGlu<LinearPlan>),
-    Moe(MoeLayout),
+    Dense(Box<SwiGlu<LinearPlan>>),
+    Moe(Box<MoeLayout>),
 }
 
 pub(crate) struct MoeLayout {
@@ -46,9 +46,9 @@ impl FeedForwardLayout {
     pub(super) fn new(names: &Names<'_>, network: FeedForward<'_>) -> Self {
         match network {
             FeedForward::Dense { intermediate_size } => {
-                Self::Dense(swiglu(names, "mlp", DENSE, intermediate_size))
+                Self::Dense(Box::new(swiglu(names, "mlp", DENSE, intermediate_size)))
             }
-            FeedForward::Moe(moe) => Self::Moe(MoeLayout::new(names, moe)),
+            FeedForward::Moe(moe) => Self::Moe(Box::new(MoeLayout::new(names, moe))),
         }
     }
 
@@ -58,7 +58,7 @@ impl FeedForwardLayout {
             tensors.linears.extend([gate, up, down]);
         };
         match self {
-            Self::Dense(mlp) => add(tensors, mlp),
+            Self::Dense(mlp) => add(tensors, *mlp),
             Self::Moe(moe) => {
                 tensors.keep_linear(moe.router);
                 tensors.keep(moe.correction);
