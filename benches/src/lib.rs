@@ -9,8 +9,10 @@
 //! |---|---|
 //! | [`artifact`] | the JSON file, its schema versioned |
 //! | [`machine`] | what it ran on |
-//! | [`random`] | numbers, packed linears and models from a seed |
-//! | [`timing`] | best and median of repeated runs |
+//! | [`model`] | whole models of random words |
+//! | [`presets`] | the sizes that they have |
+//! | [`random`] | numbers, packed and grouped linears from a seed |
+//! | [`timing`] | repeated runs: best, median, percentiles |
 //!
 //! ```
 //! use treillage_benches::timing::Timings;
@@ -26,5 +28,7 @@
 
 pub mod artifact;
 pub mod machine;
+pub mod model;
+pub mod presets;
 pub mod random;
 pub mod timing;

@@ -1,16 +1,12 @@
-//! Inputs made up from a seed: numbers, packed and grouped linears, whole models.
+//! Inputs made up from a seed: numbers, packed and grouped linears.
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use half::{bf16, f16};
+use half::f16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::json;
-use treillage_backend::{DenseData, DenseWeights, LinearShape, LinearWeights};
-use treillage_checkpoint::ModelConfig;
+use treillage_backend::{LinearShape, LinearWeights};
 use treillage_gptq::{Format, GroupedLinear, Parts, Rotation, Scales};
-use treillage_model::{Error, Weights};
 use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
 
 /// The generator that every measurement draws from.
@@ -133,7 +129,23 @@ pub enum Kind {
     Grouped(Format),
 }
 
-/// A random linear of `kind`.
+impl Kind {
+    /// About how many bits a weight takes, scales included.
+    pub fn bits_per_weight(self) -> f64 {
+        match self {
+            Kind::Trellis(bits, _) => bits.get() as f64,
+            Kind::Grouped(format) => {
+                let scale = match format {
+                    Format::Int(_) | Format::Fp4 => 16.0,
+                    Format::NvFp4 | Format::MxFp4 => 8.0,
+                };
+                format.element().code_bits() as f64 + scale / format.default_group() as f64
+            }
+        }
+    }
+}
+
+/// A random linear of `kind`, padded where trellis codes want it.
 ///
 /// # Errors
 /// As [`packed_linear`] and [`grouped_linear`].
@@ -144,92 +156,16 @@ pub fn linear(
 ) -> Result<LinearWeights, treillage_backend::Error> {
     Ok(match kind {
         Kind::Trellis(bits, codebook) => {
-            LinearWeights::Trellis(Arc::new(packed_linear(rng, shape, bits, codebook)?))
+            let padded = LinearShape {
+                in_features: shape.in_features.next_multiple_of(128),
+                out_features: shape.out_features.next_multiple_of(128),
+            };
+            LinearWeights::Trellis(Arc::new(packed_linear(rng, padded, bits, codebook)?))
         }
         Kind::Grouped(format) => {
             LinearWeights::Grouped(Arc::new(grouped_linear(rng, shape, format)?))
         }
     })
-}
-
-/// A mixture-of-experts model of random words: hidden 2048, 32 experts of 768 of which a token visits four, 32 heads
-/// of 128 over four key heads, a vocabulary of 32,000. The size that llama.cpp's figures in docs/performance.md are for.
-pub struct RandomModel {
-    /// What the blocks' linears are.
-    pub blocks: Kind,
-    /// What the head is.
-    pub head: Kind,
-}
-
-impl RandomModel {
-    /// The configuration, with `layers` transformer blocks.
-    ///
-    /// # Errors
-    /// If `layers` is no sensible number.
-    pub fn config(layers: usize) -> Result<ModelConfig> {
-        let config = json!({
-            "model_type": "qwen3_moe",
-            "architectures": ["Qwen3MoeForCausalLM"],
-            "hidden_size": 2048,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 4,
-            "head_dim": 128,
-            "intermediate_size": 6144,
-            "moe_intermediate_size": 768,
-            "num_experts": 32,
-            "num_experts_per_tok": 4,
-            "norm_topk_prob": true,
-            "vocab_size": 32_000,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 1e6,
-            "tie_word_embeddings": false,
-        });
-        ModelConfig::from_json(&config).context("configuration of the random model")
-    }
-}
-
-/// A seed of its own for each tensor.
-fn seed(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-impl Weights for RandomModel {
-    fn linear(&self, prefix: &str, shape: LinearShape) -> Result<LinearWeights, Error> {
-        if prefix.ends_with("mlp.gate") {
-            // The router.
-            let weight = self.dense(prefix, shape.out_features, shape.in_features)?;
-            return Ok(LinearWeights::Dense { weight, bias: None });
-        }
-        let kind = match prefix {
-            "lm_head" => self.head,
-            _ => self.blocks,
-        };
-        Ok(linear(&mut rng(seed(prefix)), shape, kind)?)
-    }
-
-    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<DenseWeights, Error> {
-        let mut rng = rng(seed(name));
-        let values: Vec<bf16> = (0..rows * cols)
-            .map(|_| bf16::from_f32(rng.random::<f32>() - 0.5))
-            .collect();
-        Ok(DenseWeights::new(
-            rows,
-            cols,
-            DenseData::Bf16(Arc::new(values)),
-        )?)
-    }
-
-    fn vector(&self, _: &str, len: usize) -> Result<Vec<f32>, Error> {
-        Ok(vec![1.0; len])
-    }
-
-    fn has_linear(&self, _: &str) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]

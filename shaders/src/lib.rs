@@ -29,6 +29,7 @@ mod compose;
 mod error;
 mod families;
 pub mod linear;
+pub mod matmul;
 mod registry;
 pub mod rows;
 pub mod trellis;

@@ -14,6 +14,11 @@ pub enum Route {
 }
 
 impl Route {
+    /// The buffer that says which rows meet which matrix.
+    pub(crate) fn picks(self) -> Option<(&'static str, &'static str, &'static str)> {
+        (self != Route::All).then_some(("picks", "read", "u32"))
+    }
+
     /// The constant `ROUTE`.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -51,7 +56,16 @@ pub(crate) fn bindings(
     names.extend(outputs);
     let partial = partial.iter();
     names.extend(partial.map(|name| ((*name).to_owned(), "read_write", "atomic<u32>")));
-    lines(names.iter().enumerate().map(|(i, (name, access, of))| {
+    let names: Vec<_> = names
+        .iter()
+        .map(|(n, access, of)| (n.as_str(), *access, *of))
+        .collect();
+    declare(&names)
+}
+
+/// Declares buffers `(name, access, of what)`, bound in this order.
+pub(crate) fn declare(buffers: &[(&str, &str, &str)]) -> String {
+    lines(buffers.iter().enumerate().map(|(i, (name, access, of))| {
         format!("@group(0) @binding({i}) var<storage, {access}> {name}: array<{of}>;")
     }))
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-mod gemm;
+mod whole;
 
-pub use gemm::{TrellisGemm, TrellisRotate};
+pub use whole::{TrellisDecode, TrellisFinish, TrellisMatmul, TrellisRotate};
 
 use crate::Specialization;
 use crate::linear::{Exchange, Route, bindings, lines, store};

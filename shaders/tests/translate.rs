@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use treillage_shaders::trellis::TrellisMatmul;
 use treillage_shaders::{
     check::{Checks, Validated},
     kernels, sources,
@@ -89,10 +90,10 @@ fn check_conventions(what: &str, module: &naga::Module) {
         "{what}: gaps in the bindings"
     );
     // What desktop drivers and Metal give; kernels of the trellis are chosen by the device's limits.
-    let most = if what.starts_with("linear/") {
-        32 << 10
-    } else {
-        16 << 10
+    let most = match what {
+        _ if what.starts_with(TrellisMatmul::SOURCE) => TrellisMatmul::WORKGROUP_BYTES,
+        _ if what.starts_with("linear/") => 32 << 10,
+        _ => 16 << 10,
     };
     assert!(
         workgroup <= most,

@@ -23,7 +23,7 @@ enum What {
     Gptq,
     /// Packed linears on a GPU: microseconds, weights per second, share of the copy bandwidth
     GpuLinear,
-    /// A random model: prefill and decode, tokens per second
+    /// A random model, small or of full size, on CPU or GPU: prefill, ms per token, memory, profile by kernel
     Decode,
     /// KL divergence on the fixture: of recipes, or with --method mr-gptq of formats and solvers
     Quality,

@@ -34,6 +34,9 @@ pub trait Inference: Send + Sync {
         _ = index;
     }
 
+    /// Tokens that a prompt is best read in pieces of: more would not be faster, and activations are bounded by it.
+    fn prompt_rows(&self) -> usize;
+
     /// Loads an RMS norm: `x / sqrt(mean(x²) + epsilon) ∘ weight`.
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Self::Norm, Error>;
 

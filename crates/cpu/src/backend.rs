@@ -96,6 +96,10 @@ impl Inference for CpuBackend {
         format!("CPU, {instructions}, {threads} threads")
     }
 
+    fn prompt_rows(&self) -> usize {
+        512
+    }
+
     fn runs_behind(&self) -> bool {
         false
     }

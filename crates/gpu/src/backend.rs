@@ -67,7 +67,13 @@ impl GpuBackend {
         self.context.recorder.take_profile()
     }
 
-    /// Bytes of weights and of activations on the device; caches of keys and values come on top.
+    /// See [`Recorder::time_kernels`](crate::Recorder::time_kernels).
+    pub fn time_kernels(&self, on: bool) {
+        self.context.recorder.time_kernels(on);
+    }
+
+    /// Bytes of weights and of activations on the device; of what [`Gpu::allocated`] counts, the rest
+    /// is caches of keys and values, tables of rotations, and small change.
     pub fn memory(&self) -> (u64, u64) {
         (self.context.slabs.bytes(), self.context.arena.bytes())
     }
@@ -117,6 +123,11 @@ impl Inference for GpuBackend {
             Mode::Trusted => "",
         };
         format!("{} ({}{checked})", adapter.name(), adapter.api())
+    }
+
+    fn prompt_rows(&self) -> usize {
+        // Of a mixture of experts each sees a few rows in a hundred, and all of its weights are decoded for them.
+        2048
     }
 
     fn runs_behind(&self) -> bool {

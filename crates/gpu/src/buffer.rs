@@ -29,7 +29,7 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // Bind groups keep memory alive: those of this buffer are to be forgotten.
-        self.shared.bury(self.id);
+        self.shared.bury(self.id, self.raw.size());
     }
 }
 
@@ -58,6 +58,7 @@ impl Buffer {
         if let Some(error) = pollster::block_on(scope.pop()) {
             return Err(Error::reported(error, what, bytes));
         }
+        gpu.shared().born(bytes);
         Ok(Self(Arc::new(Inner {
             id: BufferId(NEXT.fetch_add(1, Ordering::Relaxed)),
             raw,

@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use bytemuck::NoUninit;
 
-use crate::{ALIGNMENT, Arena, Error, Gpu, Pipeline, Recorder, Slabs, Slice, Tensor};
+use crate::{
+    ALIGNMENT, Arena, Dispatch, Error, Gpu, Pipeline, Recorder, Slabs, Slice, Tensor, Work,
+};
 
 /// A device with memory for weights and activations, a recorder, and the kernels that were used so far.
 #[derive(Debug)]
@@ -129,9 +131,30 @@ impl Context {
         parameters: &P,
         grid: [u32; 3],
     ) -> Result<(), Error> {
-        let kernel = self.kernel(name, constants)?;
-        self.recorder
-            .dispatch(&kernel, slices, bytemuck::bytes_of(parameters), grid);
+        let work = Work::moving(slices.iter().copied());
+        self.run_for(work, name, constants, slices, parameters, grid)
+    }
+
+    /// As [`Context::run`], for a kernel that computes, or touches a part of what it binds: `work` says how much.
+    ///
+    /// # Errors
+    /// As [`Context::kernel`].
+    pub fn run_for<P: NoUninit>(
+        &self,
+        work: Work,
+        name: &'static str,
+        constants: &[(&'static str, Constant)],
+        slices: &[&Slice],
+        parameters: &P,
+        grid: [u32; 3],
+    ) -> Result<(), Error> {
+        self.recorder.record(&Dispatch {
+            pipeline: &self.kernel(name, constants)?,
+            slices,
+            immediates: bytemuck::bytes_of(parameters),
+            grid,
+            work,
+        });
         Ok(())
     }
 

@@ -47,9 +47,8 @@ pub struct Options {
     pub exact: bool,
     /// Do as if the adapter had no subgroup operations: for tests of the kernels that do without.
     pub without_subgroups: bool,
-    /// Multiply many rows with cooperative matrices, where the adapter has them. Off, as their kernel has not yet been right
-    /// on hardware: docs/performance.md.
-    pub matrices: bool,
+    /// Do as if the adapter had no cooperative matrices: for tests of the kernels that do without.
+    pub without_matrices: bool,
 }
 
 /// An open device. Cloning copies the handle.
@@ -84,6 +83,7 @@ impl Drop for Inner {
 pub(crate) struct Shared {
     fault: Mutex<Option<Error>>,
     dead: Mutex<Vec<BufferId>>,
+    allocated: AtomicU64,
 }
 
 /// What to ask an adapter for that has `there`.
@@ -99,7 +99,7 @@ fn features(adapter: &str, there: Features, options: Options) -> Result<Features
     if options.without_subgroups {
         features.remove(Features::SUBGROUP | Features::SUBGROUP_BARRIER);
     }
-    if !options.matrices || options.without_subgroups {
+    if options.without_matrices || options.without_subgroups {
         features.remove(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
     }
     Ok(features | needed)
@@ -120,7 +120,12 @@ impl Shared {
         }
     }
 
-    pub(crate) fn bury(&self, buffer: BufferId) {
+    pub(crate) fn born(&self, bytes: u64) {
+        self.allocated.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bury(&self, buffer: BufferId, bytes: u64) {
+        self.allocated.fetch_sub(bytes, Ordering::Relaxed);
         lock(&self.dead).push(buffer);
     }
 
@@ -299,6 +304,11 @@ impl Gpu {
 
     pub(crate) fn reset_staged(&self) {
         self.0.staged.store(0, Ordering::Relaxed);
+    }
+
+    /// Bytes of all buffers that kernels see and that somebody holds. What brings bytes to the host and back is not among them.
+    pub fn allocated(&self) -> u64 {
+        self.0.shared.allocated.load(Ordering::Relaxed)
     }
 
     /// A buffer of `bytes` for kernels, filled with zeros.

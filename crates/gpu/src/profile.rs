@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wgpu::{BufferUsages, Features};
 
-use crate::{Error, Gpu};
+use crate::{Error, Gpu, Slice};
 
 /// Kernels that are timed between two submissions.
 const SPANS: u32 = 1024;
@@ -34,6 +34,16 @@ pub struct KernelProfile {
     pub time: Duration,
     /// What all of these dispatches take at the least.
     pub work: Work,
+}
+
+impl Work {
+    /// Moving all of `slices`, and computing nothing worth counting.
+    pub fn moving<'a>(slices: impl IntoIterator<Item = &'a Slice>) -> Self {
+        Self {
+            bytes: slices.into_iter().map(Slice::size).sum(),
+            operations: 0,
+        }
+    }
 }
 
 impl Profile {

@@ -28,6 +28,8 @@ struct State {
     open: Option<Open>,
     groups: HashMap<GroupKey, wgpu::BindGroup>,
     timer: Option<Timer>,
+    /// The timer rests.
+    untimed: bool,
     counts: Counts,
 }
 
@@ -104,16 +106,12 @@ impl Recorder {
         immediates: &[u8],
         grid: [u32; 3],
     ) {
-        let work = Work {
-            bytes: slices.iter().map(|slice| slice.size()).sum(),
-            operations: 0,
-        };
         self.record(&Dispatch {
             pipeline,
             slices,
             immediates,
             grid,
-            work,
+            work: Work::moving(slices.iter().copied()),
         });
     }
 
@@ -123,7 +121,8 @@ impl Recorder {
             return;
         }
         let mut state = self.lock();
-        if state.timer.as_ref().is_some_and(Timer::is_full) {
+        let timed = !state.untimed;
+        if timed && state.timer.as_ref().is_some_and(Timer::is_full) {
             state.submit(&self.gpu);
         }
         let group = state.group(&self.gpu, dispatch.pipeline, dispatch.slices);
@@ -134,7 +133,7 @@ impl Recorder {
             ..
         } = &mut *state;
         let open = open.get_or_insert_with(|| Open::new(&self.gpu));
-        let timed = timer.as_mut().map(|timer| {
+        let timed = timer.as_mut().filter(|_| timed).map(|timer| {
             let span = timer.start(dispatch.pipeline.name(), dispatch.work);
             (&*timer, span)
         });
@@ -215,6 +214,12 @@ impl Recorder {
     pub fn read(&self, slice: &Slice) -> Result<Vec<u8>, Error> {
         let [bytes] = self.download([slice]).wait()?;
         Ok(bytes)
+    }
+
+    /// Whether kernels recorded from here on are timed, if the device was opened for profiles: at first they are. Untimed they run
+    /// as they would without a profile.
+    pub fn time_kernels(&self, on: bool) {
+        self.lock().untimed = !on;
     }
 
     /// The times of all kernels submitted since the last call, if the device was opened for profiles and has a clock.

@@ -267,9 +267,12 @@ fn profiles_count_what_ran() {
     let recorder = Recorder::new(&gpu);
     let add = add(&gpu);
     let [a, b, c] = [(); 3].map(|()| gpu.buffer("numbers", 4096).unwrap().slice());
-    // More than are timed between two submissions.
-    for _ in 0..1500 {
-        recorder.dispatch(&add, &[&a, &b, &c], &1024u32.to_le_bytes(), [16, 1, 1]);
+    // More than are timed between two submissions, and as many untimed.
+    for timed in [false, true] {
+        recorder.time_kernels(timed);
+        for _ in 0..1500 {
+            recorder.dispatch(&add, &[&a, &b, &c], &1024u32.to_le_bytes(), [16, 1, 1]);
+        }
     }
     let Some(profile) = recorder.take_profile() else {
         eprintln!("skipped: the device has no clock");
@@ -281,4 +284,18 @@ fn profiles_count_what_ran() {
     assert!(kernel.time.as_nanos() > 0 && kernel.bandwidth() > 0.0);
     assert_eq!(profile.time(), kernel.time);
     assert!(recorder.take_profile().unwrap().kernels().next().is_none());
+}
+
+#[test]
+fn memory_counts_while_it_is_held() {
+    let Some(gpu) = open(Options::default()) else {
+        return;
+    };
+    let before = gpu.allocated();
+    let buffer = gpu.buffer("numbers", 4096).unwrap();
+    let slice = buffer.range(0, 256);
+    drop(buffer);
+    assert_eq!(gpu.allocated(), before + 4096);
+    drop(slice);
+    assert_eq!(gpu.allocated(), before);
 }

@@ -5,7 +5,7 @@ use treillage_checkpoint::ModelConfig;
 
 use crate::{Block, Embedding, Error, Head, Weights};
 
-/// Most tokens that go through the model at once; activations are bounded by it, not by the prompt.
+/// Most tokens whose logits are all asked for at once: memory is bounded by it, not by the text.
 pub const PREFILL_CHUNK: usize = 512;
 
 /// A language model on a backend.
@@ -115,7 +115,7 @@ impl<'m, B: Inference> Session<'m, B> {
         kept
     }
 
-    /// Reads `ids`, [`PREFILL_CHUNK`] at a time, and gives the logits of the token after the last of them.
+    /// Reads `ids`, [`Inference::prompt_rows`] at a time, and gives the logits of the token after the last of them.
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`] if there are none; if they are outside the vocabulary or do not fit the session, which
@@ -182,7 +182,7 @@ impl<'m, B: Inference> Session<'m, B> {
             return Err(BackendError::CacheFull { capacity, needed }.into());
         }
         let mut last = Err(Error::EmptyPrompt);
-        for chunk in ids.chunks(PREFILL_CHUNK) {
+        for chunk in ids.chunks(self.backend.prompt_rows()) {
             last = self.forward(chunk).map(|hidden| (hidden, chunk.len()));
             if last.is_err() {
                 self.truncate(before);

@@ -3,9 +3,13 @@
 use crate::{
     Kernel, Specialization,
     linear::{Exchange, Route},
+    matmul::Matmul,
     registry::{Family, source},
     rows::{Arrange, RowsGemv, Scales, Weights},
-    trellis::{Activations, Codebook, TrellisGemm, TrellisGemv, TrellisRotate},
+    trellis::{
+        Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul,
+        TrellisRotate,
+    },
 };
 
 pub(crate) const FAMILY: Family = Family {
@@ -18,6 +22,9 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/exchange_subgroup"),
         source!("linear/exchange_workgroup"),
         source!("linear/finish"),
+        source!("linear/matmul"),
+        source!("linear/matmul_lanes"),
+        source!("linear/matmul_matrices"),
         source!("linear/gated"),
         source!("linear/params"),
         source!("linear/route_all"),
@@ -30,8 +37,10 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/scales_f16"),
         source!("linear/scales_f32"),
         source!("linear/team"),
-        source!("linear/trellis_gemm"),
+        source!("linear/trellis_decode"),
+        source!("linear/trellis_finish"),
         source!("linear/trellis_gemv"),
+        source!("linear/trellis_matmul"),
         source!("linear/trellis_rotate"),
         source!("linear/weights_bf16"),
         source!("linear/weights_byte"),
@@ -48,9 +57,24 @@ pub(crate) const FAMILY: Family = Family {
             specializations: trellis_gemv,
         },
         Kernel {
-            name: TrellisGemm::SOURCE,
+            name: TrellisDecode::SOURCE,
+            hot: false,
+            specializations: trellis_decode,
+        },
+        Kernel {
+            name: Matmul::SOURCE,
             hot: true,
-            specializations: trellis_gemm,
+            specializations: matmul,
+        },
+        Kernel {
+            name: TrellisMatmul::SOURCE,
+            hot: true,
+            specializations: trellis_matmul,
+        },
+        Kernel {
+            name: TrellisFinish::SOURCE,
+            hot: false,
+            specializations: trellis_finish,
         },
         Kernel {
             name: TrellisRotate::SOURCE,
@@ -211,37 +235,86 @@ fn arrange() -> Vec<Specialization> {
     kernels.iter().map(Arrange::specialization).collect()
 }
 
-fn trellis_gemm() -> Vec<Specialization> {
-    let first = TrellisGemm {
+fn trellis_decode() -> Vec<Specialization> {
+    let first = TrellisDecode {
         bits: 3,
         codebook: Codebook::Mul1,
-        rows: 64,
+        teams: 4,
         route: Route::Grouped,
-        residual: false,
-        split: false,
     };
     let mut kernels = vec![
         first,
-        TrellisGemm {
-            rows: 16,
+        TrellisDecode {
             route: Route::All,
-            residual: true,
-            split: true,
             ..first
         },
     ];
     for bits in 1..=8 {
-        kernels.push(TrellisGemm { bits, ..first });
+        kernels.push(TrellisDecode { bits, ..first });
     }
     for codebook in [Codebook::ThreeInst, Codebook::Mcg] {
-        kernels.push(TrellisGemm { codebook, ..first });
+        kernels.push(TrellisDecode { codebook, ..first });
     }
-    kernels.iter().map(TrellisGemm::specialization).collect()
+    kernels.iter().map(TrellisDecode::specialization).collect()
+}
+
+fn matmul() -> Vec<Specialization> {
+    let kernels = [
+        (Route::Grouped, true),
+        (Route::All, true),
+        (Route::Grouped, false),
+    ];
+    kernels
+        .map(|(route, matrices)| Matmul { route, matrices }.specialization())
+        .to_vec()
+}
+
+fn trellis_matmul() -> Vec<Specialization> {
+    let first = TrellisMatmul {
+        bits: 3,
+        codebook: Codebook::Mul1,
+        rows: 16,
+        route: Route::All,
+    };
+    let mut kernels = vec![
+        first,
+        TrellisMatmul {
+            rows: 64,
+            route: Route::Grouped,
+            ..first
+        },
+    ];
+    for bits in 1..=8 {
+        kernels.push(TrellisMatmul { bits, ..first });
+    }
+    for codebook in [Codebook::ThreeInst, Codebook::Mcg] {
+        kernels.push(TrellisMatmul { codebook, ..first });
+    }
+    kernels.iter().map(TrellisMatmul::specialization).collect()
+}
+
+fn trellis_finish() -> Vec<Specialization> {
+    let first = TrellisFinish {
+        rows: 64,
+        route: Route::Grouped,
+        residual: false,
+        teams: 8,
+        exchange: Exchange::Subgroup,
+    };
+    let second = TrellisFinish {
+        route: Route::All,
+        residual: true,
+        exchange: Exchange::Workgroup,
+        ..first
+    };
+    [first, second]
+        .map(|kernel| kernel.specialization())
+        .to_vec()
 }
 
 fn trellis_rotate() -> Vec<Specialization> {
     let first = TrellisRotate {
-        rows: 16,
+        rows: 64,
         teams: 8,
         route: Route::All,
         exchange: Exchange::Subgroup,

@@ -24,6 +24,8 @@ struct Params {
     splits: u32,
     // Trellis: 4 / PARTS. Not a constant, or compilers unroll what is unrolled enough.
     pairs: u32,
+    // The first column block of a dispatch that makes some of them.
+    first: u32,
     // Values from a row of x to what belongs to it of another matrix, where the input is silu(x) ∘ that; 0 where it is x.
     up: u32,
 }
@@ -35,6 +37,8 @@ const ROWS = {{ROWS}}u;
 
 struct Place {
     header: u32,
+    // 0 where all rows meet the same matrix.
+    expert: u32,
     linear: u32,
     // Among the linear's workgroups along x.
     block: u32,
@@ -61,7 +65,7 @@ fn locate(group: vec3<u32>, groups: vec3<u32>, place: ptr<function, Place>) -> b
         (*place).header = p.headers.z;
         begin = p.ends.y;
     }
-    (*place).block = group.x - begin;
+    (*place).block = p.first + group.x - begin;
     (*place).split = group.y;
     (*place).unit = group.z * groups.x + group.x;
     return route(group.z, place) && weights[(*place).header] == p.kind;

@@ -10,12 +10,13 @@
 // With SPLITS, the input axis is cut among `grid.y` workgroups. They leave sums in `partials`; the last to arrive adds them up in
 // order, so that the result does not depend on who is last, and sets its counter back to 0.
 //
-// bindings   weights: u32, codes: the same in fours, slab of headers, words, scales (see the crate's README); x: f32 `[rows, width]`; by constants:
-//            picks (linear/route_…): u32, residual: f32 as out, out0…: f32 `[rows, outputs of the linear]`, partials, counters
+// bindings   weights: u32, codes: the same in fours, slab of headers, words, scales (see the crate's README); x: f32 `[rows, width]`;
+//            by constants: picks (linear/route_…): u32, residual: f32 as out, out0…: f32 `[rows, outputs of the linear]`, partials,
+//            counters
 // grid       x: column blocks of all linears; y: splits; z: groups of rows
 // constants  TEAMS: teams of 32 lanes, LANES = 32 TEAMS; PARTS: teams that share an input block, BLOCKS = TEAMS / PARTS; ROWS;
-//            SLOTS = ROWS · BLOCKS, JOBS: SLOTS up to a multiple of TEAMS; ACTIVATIONS: exact | sign, with its constants; EXCHANGE; ROUTE; PAIR_FOURS:
-//            32 K; the rest is text from `trellis.rs`
+//            SLOTS = ROWS · BLOCKS, JOBS: SLOTS up to a multiple of TEAMS; ACTIVATIONS: exact | sign, with its constants; EXCHANGE;
+//            ROUTE; PAIR_FOURS: 32 K; the rest is text from `trellis.rs`
 
 //!use linear/activations_{{ACTIVATIONS}}
 //!use linear/params

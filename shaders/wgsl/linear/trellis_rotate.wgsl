@@ -1,9 +1,10 @@
-// What trellis matrices are multiplied with by matrix units: `x · diag(suh) · H` in f16, each 16 inputs in the order of a walk's steps
+// What trellis matrices are multiplied with by linear/matmul and linear/trellis_matmul: `x · diag(suh) · H` in f16, each 16 inputs in the order of a walk's steps
 // (two pairs of rows, then the next two).
 //
-// bindings   weights: u32; x: f32 `[rows, width]`; picks (linear/route_…); out0: f16 `[rows, 128 blocks]`, in pairs
-// grid       x: input blocks; z: groups of rows
-// constants  ROWS: of a workgroup; TEAMS: teams of 32 lanes, LANES = 32 TEAMS; ROUTE; EXCHANGE; the rest is text from `trellis.rs`
+// bindings   weights: u32; x: f32 `[rows, width]`; picks (linear/route_…); out0: f16 `[groups, inputs / 16, ROWS / 16, 16 rows, 16 inputs]`,
+//            in fours
+// grid       x: input blocks; z: groups of ROWS rows
+// constants  ROWS: of a group, a multiple of 16; TEAMS: teams of 32 lanes, LANES = 32 TEAMS; ROUTE; EXCHANGE; the rest is text from `trellis/whole.rs`
 
 //!use linear/params
 //!use linear/team
@@ -25,16 +26,15 @@ fn main(
     let channel = 128u * place.block + 16u * (lane >> 2u) + 2u * (lane & 3u);
     let suh = weights[place.header + 2u] + channel / 2u;
     let scale = halves(suh, suh + 4u);
-    for (var r = at >> 5u; r < {{ROWS_UP}}u; r += {{TEAMS}}u) {
+    let step = (group.z * p.blocks + place.block) * 8u + (lane >> 2u);
+    // Rows are a multiple of teams. Those that are not there are zero: what is beyond them is not looked at, but may not be a number.
+    for (var r = at >> 5u; r < ROWS; r += {{TEAMS}}u) {
         var v = vec4<f32>();
-        let live = r < ROWS && place.row + r < place.end;
-        if live {
+        if place.row + r < place.end {
             v = activation(place.x_row + r, channel) * scale;
         }
         v = rotate(v, at);
-        if live {
-            let to = ((place.row + r) * p.blocks + place.block) * 32u + lane;
-            out0[to] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));
-        }
+        let to = 4u * (ROWS * step + r) + (lane & 3u);
+        out0[to] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));
     }
 }

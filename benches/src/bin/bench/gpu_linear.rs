@@ -8,9 +8,11 @@ use serde_json::json;
 use treillage_backend::{Inference, LinearShape, LinearWeights};
 use treillage_benches::{artifact::Artifact, random};
 use treillage_cpu::{Arithmetic, CpuBackend};
-use treillage_gpu::linear::{ExpertRows, Linear, project, project_experts};
+use treillage_gpu::linear::{ExpertRows, Linear, project, project_experts, uses_matrices};
 use treillage_gpu::{Adapters, Context, Gpu, Options, Tensor};
 use treillage_trellis::{Bits, Codebook};
+
+use crate::device::copy_bandwidth;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,9 +31,9 @@ pub(crate) struct Args {
     /// Multiply in f32 where signs and bytes are faster
     #[arg(long)]
     exact: bool,
-    /// Multiply many rows with cooperative matrices
+    /// Do without cooperative matrices
     #[arg(long)]
-    matrices: bool,
+    without_matrices: bool,
     /// Which GPU, as `treillage devices` numbers them
     #[arg(long, default_value_t = 0)]
     gpu: usize,
@@ -51,19 +53,25 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
     let adapter = adapters.get(args.gpu)?;
     let options = Options {
         exact: args.exact,
-        matrices: args.matrices,
+        without_matrices: args.without_matrices,
         ..Options::default()
     };
     let gpu = Gpu::open(adapter, options)?;
     let bandwidth = copy_bandwidth(&gpu)?;
-    println!("{}: copies at {:.0} GB/s", adapter.name(), bandwidth / 1e9);
+    let matrices = uses_matrices(&Context::new(&gpu))?;
+    println!(
+        "{}: copies at {:.0} GB/s, matrix units {}",
+        adapter.name(),
+        bandwidth / 1e9,
+        if matrices { "used" } else { "not used" }
+    );
     let mut artifact = Artifact::new(
         "gpu-linear",
         json!({
             "adapter": adapter.name(),
             "copy_bytes_per_second": bandwidth,
             "exact": args.exact,
-            "matrices": args.matrices,
+            "matrices": matrices,
         }),
     );
     println!(
@@ -78,11 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
                     let measured = subject.measure(args, batch)?;
                     let weights = (shape.experts.unwrap_or(1) * shape.linear.weights()) as f64;
                     let bytes = weights * bits as f64 / 8.0 / measured.seconds;
-                    let operations = match shape.experts {
-                        // Each row has its own experts.
-                        Some(_) => 2.0 * weights * batch as f64,
-                        None => 2.0 * weights * batch as f64,
-                    };
+                    let operations = 2.0 * weights * batch as f64;
                     let read = match (shape.experts, batch <= MAX_PICKED) {
                         (Some(_), true) => batch as f64,
                         _ => 1.0,
@@ -250,8 +254,10 @@ impl Subject {
             };
             outputs.pop().context("no output")
         };
+        // Once unmeasured: kernels are compiled.
+        let first = context.read(&once(0)?)?;
         let error = match args.check {
-            true => Some(self.error(&context.read(&once(0)?)?, &values, batch)?),
+            true => Some(self.error(&first, &values, batch)?),
             false => None,
         };
         // Clocks rise with work: measured is what comes after some of it.
@@ -317,24 +323,4 @@ impl Subject {
             .sum();
         Ok((error / power).sqrt())
     }
-}
-
-/// Bytes read and written a second by copies within the device.
-fn copy_bandwidth(gpu: &Gpu) -> Result<f64> {
-    let bytes = gpu.max_binding().min(256 << 20);
-    let (from, to) = (gpu.buffer("copied", bytes)?, gpu.buffer("copy", bytes)?);
-    let mut best = 0.0f64;
-    let start = Instant::now();
-    while start.elapsed().as_secs_f64() < 0.3 {
-        const COPIES: u64 = 16;
-        let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        for _ in 0..COPIES {
-            encoder.copy_buffer_to_buffer(from.raw(), 0, to.raw(), 0, bytes);
-        }
-        let submitted = Instant::now();
-        gpu.queue().submit([encoder.finish()]);
-        gpu.wait()?;
-        best = best.max((2 * COPIES * bytes) as f64 / submitted.elapsed().as_secs_f64());
-    }
-    Ok(best)
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod decode;
+mod device;
 mod encode;
 mod gptq;
 mod gpu_linear;
@@ -35,7 +36,7 @@ enum What {
     Gptq(gptq::Args),
     /// Packed linears on a GPU: microseconds, weights per second, share of the copy bandwidth
     GpuLinear(gpu_linear::Args),
-    /// A random model: prefill and decode, tokens per second
+    /// A random model: prefill and decode, ms per token, memory, profile by kernel
     Decode(decode::Args),
 }
 

@@ -1,31 +1,41 @@
 //! The kernels of linears, composed and compiled once.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use half::f16;
 use treillage_shaders::{
     ComposeError,
+    linear::{Exchange, Route},
+    matmul::Matmul,
     rows::{Arrange, RowsGemv},
-    trellis::{TrellisGemm, TrellisGemv, TrellisRotate},
+    trellis::{TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul, TrellisRotate},
 };
 
-use crate::{Error, Gpu, Pipeline, Slice};
+use super::dispatch::{Params, exchange};
+use crate::{Context, Error, Gpu, Pipeline, Slice};
 
 /// A kernel by what it is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
     Trellis(TrellisGemv),
-    Matrices(TrellisGemm),
+    Decode(TrellisDecode),
+    Matmul(Matmul),
+    TrellisMatmul(TrellisMatmul),
+    Finish(TrellisFinish),
     Rotate(TrellisRotate),
     Rows(RowsGemv),
     Arrange(Arrange),
 }
 
 impl Kernel {
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Kernel::Trellis(_) => TrellisGemv::SOURCE,
-            Kernel::Matrices(_) => TrellisGemm::SOURCE,
+            Kernel::Decode(_) => TrellisDecode::SOURCE,
+            Kernel::Matmul(_) => Matmul::SOURCE,
+            Kernel::TrellisMatmul(_) => TrellisMatmul::SOURCE,
+            Kernel::Finish(_) => TrellisFinish::SOURCE,
             Kernel::Rotate(_) => TrellisRotate::SOURCE,
             Kernel::Rows(_) => RowsGemv::SOURCE,
             Kernel::Arrange(_) => Arrange::SOURCE,
@@ -35,7 +45,10 @@ impl Kernel {
     fn compose(&self) -> Result<String, ComposeError> {
         let specialization = match self {
             Kernel::Trellis(kernel) => kernel.specialization(),
-            Kernel::Matrices(kernel) => kernel.specialization(),
+            Kernel::Decode(kernel) => kernel.specialization(),
+            Kernel::Matmul(kernel) => kernel.specialization(),
+            Kernel::TrellisMatmul(kernel) => kernel.specialization(),
+            Kernel::Finish(kernel) => kernel.specialization(),
             Kernel::Rotate(kernel) => kernel.specialization(),
             Kernel::Rows(kernel) => kernel.specialization(),
             Kernel::Arrange(kernel) => kernel.specialization(),
@@ -49,6 +62,7 @@ impl Kernel {
 pub(crate) struct Kernels {
     pipelines: Mutex<HashMap<Kernel, Pipeline>>,
     counters: Mutex<Option<Slice>>,
+    matrices: OnceLock<bool>,
 }
 
 impl Kernels {
@@ -67,7 +81,7 @@ impl Kernels {
             kernel: kernel.name().to_owned(),
             reason: error.to_string(),
         })?;
-        let pipeline = gpu.pipeline(kernel.name(), &source, &[])?;
+        let pipeline = gpu.pipeline(&kernel.label(), &source, &[])?;
         pipelines.insert(kernel, pipeline.clone());
         Ok(pipeline)
     }
@@ -81,5 +95,134 @@ impl Kernels {
         let slice = gpu.buffer("counters", 4 * Self::COUNTERS as u64)?.slice();
         *counters = Some(slice.clone());
         Ok(slice)
+    }
+
+    /// Whether subgroups multiply matrices of 16 × 16 × 16, and multiply them right: wgpu calls them experimental, so each device is
+    /// asked once, by a product that lanes make too.
+    pub(super) fn matrices(&self, context: &Context) -> Result<bool, Error> {
+        if let Some(&right) = self.matrices.get() {
+            return Ok(right);
+        }
+        let gpu = context.gpu();
+        let fits = |m: &wgpu::CooperativeMatrixProperties| {
+            use wgpu::CooperativeScalarType::{F16, F32};
+            (m.m_size, m.n_size, m.k_size) == (16, 16, 16) && (m.ab_type, m.cr_type) == (F16, F32)
+        };
+        let there = gpu.has_f16()
+            && exchange(gpu) == Exchange::Subgroup
+            && gpu.cooperative_matrices().iter().any(fits);
+        let right = there && {
+            let by_lanes = self.probe(context, false)?;
+            let by_matrices = self.probe(context, true)?;
+            // Small whole numbers: every product and sum is exact.
+            by_lanes.iter().any(|v| *v != 0.0) && by_lanes == by_matrices
+        };
+        Ok(*self.matrices.get_or_init(|| right))
+    }
+
+    /// 64 rows of 256 small whole numbers times a matrix of 256 × 128.
+    fn probe(&self, context: &Context, matrices: bool) -> Result<Vec<f32>, Error> {
+        // A header of kind 1.
+        let weights = context.bring(&[1u32, 0, 0, 0, 0, 0, 0, 0])?;
+        let x = context.bring(&tiles(&numbers(ROWS * INPUTS, ROW_SEED), ROWS))?;
+        let decoded = context.bring(&tiles(&numbers(OUTPUTS * INPUTS, COLUMN_SEED), OUTPUTS))?;
+        let sums = context.tensor(ROWS, OUTPUTS)?;
+        let params = Params {
+            ends: [1; 4],
+            kind: 1,
+            rows: ROWS as u32,
+            blocks: 2,
+            per_split: 2,
+            splits: 1,
+            ..Params::default()
+        };
+        let kernel = Kernel::Matmul(Matmul {
+            route: Route::All,
+            matrices,
+        });
+        context.recorder.dispatch(
+            &self.get(context.gpu(), kernel)?,
+            &[
+                &weights.slice(),
+                &x.slice(),
+                &decoded.slice(),
+                &sums.slice(),
+            ],
+            bytemuck::bytes_of(&params),
+            [1, 1, 1],
+        );
+        context.read(&sums)
+    }
+}
+
+/// The size of what a device is asked with.
+const ROWS: usize = Matmul::ROWS;
+const INPUTS: usize = 256;
+const OUTPUTS: usize = 128;
+const ROW_SEED: usize = 5;
+const COLUMN_SEED: usize = 11;
+
+/// Whole numbers from -8 to 8.
+fn numbers(count: usize, seed: usize) -> Vec<f16> {
+    (0..count)
+        .map(|i| f16::from_f32(((i * i + seed * i) % 17) as f32 - 8.0))
+        .collect()
+}
+
+/// `[count, INPUTS]` as [`Matmul`] reads one group of rows or columns.
+fn tiles(values: &[f16], count: usize) -> Vec<f16> {
+    let tile = |step: usize, first: usize| {
+        let rows = first..first + 16;
+        rows.flat_map(move |row| &values[row * INPUTS + 16 * step..][..16])
+    };
+    (0..INPUTS / 16)
+        .flat_map(|step| {
+            (0..count)
+                .step_by(16)
+                .flat_map(move |first| tile(step, first))
+        })
+        .copied()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_is_a_product() {
+        let adapters = crate::Adapters::find();
+        let adapter = match adapters.first() {
+            Ok(adapter) => adapter,
+            Err(error) => {
+                assert!(
+                    std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none(),
+                    "{error}"
+                );
+                eprintln!("skipped: {error}");
+                return;
+            }
+        };
+        let gpu = Gpu::open(adapter, crate::Options::default()).unwrap();
+        let context = Context::new(&gpu);
+        let found = context.linears.probe(&context, false).unwrap();
+        let (x, w) = (
+            numbers(ROWS * INPUTS, ROW_SEED),
+            numbers(OUTPUTS * INPUTS, COLUMN_SEED),
+        );
+        let expected: Vec<f32> = x
+            .chunks_exact(INPUTS)
+            .flat_map(|x| {
+                w.chunks_exact(INPUTS).map(move |w| {
+                    x.iter()
+                        .zip(w)
+                        .map(|(x, w)| x.to_f32() * w.to_f32())
+                        .sum::<f32>()
+                })
+            })
+            .collect();
+        assert_eq!(found, expected);
+        // Whatever the answer, it is had.
+        context.linears.matrices(&context).unwrap();
     }
 }

@@ -11,7 +11,10 @@
 
 mod dispatch;
 mod kernels;
+mod label;
+mod rows;
 mod store;
+mod trellis;
 
 use treillage_backend::{Error, LinearShape, LinearWeights};
 
@@ -86,6 +89,8 @@ impl Linear {
         stacks: [(&[LinearWeights], LinearShape); N],
     ) -> Result<[Self; N], Error> {
         let stored = store::store(context, &stacks)?;
+        // Asked now, so that nothing waits for the answer later.
+        context.linears.matrices(context)?;
         let mut linears = stacks
             .into_iter()
             .zip(stored)
@@ -142,4 +147,12 @@ pub fn project_experts(
     stacks: &[&Linear],
 ) -> Result<Vec<Tensor>, Error> {
     dispatch::run(context, x, dispatch::Rows::Experts(rows), stacks, None)
+}
+
+/// Whether products of many rows use the device's matrix units. Asks the device the first time.
+///
+/// # Errors
+/// Whatever the device reports.
+pub fn uses_matrices(context: &Context) -> Result<bool, Error> {
+    Ok(context.linears.matrices(context)?)
 }

@@ -8,7 +8,7 @@ use super::rope::{RopeTable, RopeTables};
 use super::rows::resize;
 use crate::buffer::BufferId;
 use crate::context::Constant;
-use crate::{Context, Slice, Tensor};
+use crate::{Context, Slice, Tensor, Work};
 
 mod decode;
 
@@ -97,6 +97,26 @@ impl KvCache {
             });
         }
         Ok(())
+    }
+
+    /// What it takes to move `tensors`, and keys and values of `tokens` tokens to or from the cache.
+    fn moving(&self, tensors: &[&Tensor], tokens: usize) -> Work {
+        let cached = 4 * self.spec.kv_heads * self.padded * tokens;
+        let tensors: u64 = tensors.iter().map(|tensor| tensor.slice().size()).sum();
+        Work {
+            bytes: tensors + cached as u64,
+            operations: 0,
+        }
+    }
+
+    /// What it takes for `queries` to attend to the cache and to each other; `tensors` are moved.
+    fn attending(&self, tensors: &[&Tensor], queries: usize) -> Work {
+        // Each query sees what came before it, and itself.
+        let seen = queries * self.len + queries * (queries + 1) / 2;
+        Work {
+            operations: (4 * self.spec.heads * self.padded * seen) as u64,
+            ..self.moving(tensors, self.len + queries)
+        }
     }
 
     /// The norms of heads side by side, as the kernel wants them: laid out once, for the layer that the cache belongs to.
@@ -222,7 +242,8 @@ fn append(
         dims: spec.rope.dims as u32,
         epsilon,
     };
-    context.run(
+    context.run_for(
+        cache.moving(&[q, k, v, &rotated], q.rows()),
         "rope_append",
         &[
             ("HEAD_DIM", (cache.padded as u32).into()),
@@ -287,7 +308,8 @@ fn tiled(
         scale: spec.scale,
     };
     let queries = q.rows() * (spec.heads / spec.kv_heads);
-    context.run(
+    context.run_for(
+        cache.attending(&[q, &out], q.rows()),
         "attention_prefill",
         &shape_constants(spec, cache),
         &[&q.slice(), &cache.keys, &cache.values, &out.slice()],

@@ -5,7 +5,7 @@ use treillage_backend::{DenseData, DenseWeights, Error};
 
 use super::WORKGROUP;
 use crate::context::Constant;
-use crate::{Context, Slice, Tensor};
+use crate::{Context, Slice, Tensor, Work};
 
 /// A table of token embeddings, in the type that it is stored in.
 #[derive(Debug)]
@@ -71,7 +71,12 @@ impl Embedding {
             vocabulary: self.vocabulary as u32,
         };
         let words = params.width / self.per_word;
-        context.run(
+        context.run_for(
+            // Of the table, a row for each token.
+            Work {
+                bytes: out.slice().size() + 4 * u64::from(words) * rows as u64,
+                operations: 0,
+            },
             "embed",
             &[("WG", WORKGROUP.into()), ("FORMAT", self.format)],
             &[&self.table, tokens, &out.slice()],

@@ -50,6 +50,10 @@ impl Inference for Stub {
         self.0.describe()
     }
 
+    fn prompt_rows(&self) -> usize {
+        self.0.prompt_rows()
+    }
+
     fn runs_behind(&self) -> bool {
         self.0.runs_behind()
     }

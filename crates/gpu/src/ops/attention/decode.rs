@@ -11,7 +11,7 @@ pub(super) const MAX_ROWS: usize = 4;
 /// Query heads to a head of keys that the kernels have registers for.
 const MAX_GROUP: usize = 16;
 /// Positions that a part of the context has at the least.
-const MIN_SPLIT: usize = 256;
+const MIN_SPLIT: usize = 32;
 /// Parts of the context at the most: with the heads, more workgroups than any device runs at once.
 const MAX_SPLITS: usize = 64;
 
@@ -81,7 +81,8 @@ pub(super) fn step(
         epsilon,
     };
     let [dim, group] = shape_constants(spec, cache);
-    context.run(
+    context.run_for(
+        cache.attending(&[q, k, v, &given], 1),
         "attention_step",
         &[
             dim,
@@ -148,7 +149,8 @@ pub(super) fn split(
         scale: spec.scale,
     };
     let [dim, group] = shape_constants(spec, cache);
-    context.run(
+    context.run_for(
+        cache.attending(&[q, &given, &stats], q.rows()),
         "attention_decode",
         &[
             dim,

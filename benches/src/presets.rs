@@ -1,0 +1,134 @@
+//! The sizes of models that measurements know by name.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use treillage_checkpoint::ModelConfig;
+
+/// A model by its sizes.
+#[derive(Debug)]
+pub struct Preset {
+    /// What `--preset` calls it.
+    pub name: &'static str,
+    /// Bits of the head, unless asked for otherwise.
+    pub head_bits: usize,
+    config: fn() -> Value,
+}
+
+/// All of them; the first is the default.
+pub const PRESETS: &[Preset] = &[
+    // The size that llama.cpp's figures in docs/performance.md are for.
+    Preset {
+        name: "small",
+        head_bits: 3,
+        config: small,
+    },
+    Preset {
+        name: "qwen3_30b_a3b",
+        head_bits: 6,
+        config: qwen3_30b_a3b,
+    },
+];
+
+impl Preset {
+    /// The one called `name`.
+    ///
+    /// # Errors
+    /// A message with the names that there are.
+    pub fn find(name: &str) -> Result<&'static Self, String> {
+        let found = PRESETS.iter().find(|preset| preset.name == name);
+        found.ok_or_else(|| {
+            let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+            format!("expected one of {}", names.join(", "))
+        })
+    }
+
+    /// The configuration, with the first `layers` of its transformer blocks and the first `vocabulary` of its tokens only, if so
+    /// many are asked for.
+    ///
+    /// # Errors
+    /// If one of them is no sensible number.
+    pub fn config(&self, layers: Option<usize>, vocabulary: Option<usize>) -> Result<ModelConfig> {
+        let mut config = (self.config)();
+        let cut = [("num_hidden_layers", layers), ("vocab_size", vocabulary)];
+        for (key, asked) in cut {
+            if let Some(number) = asked {
+                config[key] = number.into();
+            }
+        }
+        let parsed = ModelConfig::from_json(&config);
+        parsed.with_context(|| format!("configuration of {}", self.name))
+    }
+}
+
+fn small() -> Value {
+    json!({
+        "model_type": "qwen3_moe",
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "hidden_size": 2048,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": 768,
+        "num_experts": 32,
+        "num_experts_per_tok": 4,
+        "norm_topk_prob": true,
+        "vocab_size": 32_000,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": false,
+    })
+}
+
+fn qwen3_30b_a3b() -> Value {
+    json!({
+        "model_type": "qwen3_moe",
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "hidden_size": 2048,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": true,
+        "vocab_size": 151_936,
+        "max_position_embeddings": 40_960,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_models_that_the_workspace_runs() {
+        for preset in PRESETS {
+            let config = preset.config(None, None).expect("a configuration");
+            assert!(config.num_layers > 1, "{}", preset.name);
+            let less = preset.config(Some(1), Some(128)).expect("less of it");
+            assert_eq!((less.num_layers, less.vocab_size), (1, 128));
+            assert_eq!(Preset::find(preset.name).map(|p| p.name), Ok(preset.name));
+        }
+        let config = PRESETS[1].config(None, None).expect("a configuration");
+        let plan = treillage_model::plan::plan(&config);
+        let linears = plan.blocks.iter().flat_map(|block| &block.linears);
+        let weights: usize = linears.map(|linear| linear.shape.weights()).sum();
+        let outside = 2 * plan.head.shape.weights();
+        // Of its 30.5 billion parameters those of norms and routers are missing.
+        assert_eq!((weights + outside) / 10_000_000, 3051);
+    }
+
+    #[test]
+    fn unknown_presets_are_told_from_known_ones() {
+        let error = Preset::find("large").expect_err("there is none");
+        assert!(error.contains("small, qwen3_30b_a3b"), "{error}");
+    }
+}

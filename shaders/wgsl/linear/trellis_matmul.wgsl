@@ -1,0 +1,89 @@
+// Sums of products, in f32, of up to ROWS rows and trellis-coded columns by cooperative matrices of 16 × 16 × 16: weights are decoded
+// once for a group of rows and never leave the workgroup. Eight teams of 32 lanes, a subgroup each, make 128 columns.
+//
+// A team decodes a pair of rows of tiles, 32 inputs by 128 columns, one of the two rows at a time, to workgroup memory; then each team
+// multiplies 16 columns with what all of them decoded.
+//
+// bindings   weights: u32; codes: the same in fours; x: f16 `[groups, inputs / 16, ROWS / 16, 16 rows, 16 inputs]`, of
+//            linear/trellis_rotate; picks (linear/route_…); out0: f32 `[splits, ROWS groups, 128 column blocks]`
+// grid       x: column blocks; y: splits; z: groups of rows
+// constants  ROUTE; ROWS: a multiple of 16, up to 64; PAIR_FOURS: 32 K; the rest is text from `trellis/whole.rs`
+// needs      f16, subgroups of 32 and the feature EXPERIMENTAL_COOPERATIVE_MATRIX
+
+enable f16;
+enable wgpu_cooperative_matrix;
+
+//!use linear/params
+
+{{BINDINGS}}
+
+const TEAMS = 8u;
+// Fours of halves from a column of a tile to the next, and those of a tile.
+const PITCH = 5u;
+const TILE = 16u * PITCH;
+
+// Of each team, eight tiles by column.
+var<workgroup> decoded: array<vec4<f16>, TEAMS * 8u * TILE>;
+var<workgroup> has_work: u32;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) at: u32,
+) {
+    var place: Place;
+    if locate(group, groups, &place) {
+        has_work = 1u;
+    } else {
+        has_work = 0u;
+    }
+    // The same for all, said so that it can be seen: matrices are multiplied by all or none.
+    if workgroupUniformLoad(&has_work) == 0u {
+        return;
+    }
+    let lane = at & 31u;
+    let team = at >> 5u;
+    let before = (lane & 24u) | ((lane + 7u) & 7u);
+    let words = weights[place.header + 1u] / 4u + place.block * p.blocks * (4u * {{PAIR_FOURS}}u);
+    let first = 4u * group.y * p.per_split;
+    let end = min(first + 4u * p.per_split, 4u * p.blocks);
+    let near = TILE * (8u * team + (lane >> 3u)) + PITCH * (lane & 7u);
+    let width = 128u * groups.x;
+    let to = ((group.y * groups.z + group.z) * ROWS) * width + 128u * group.x + 16u * team;
+    // 16 and PITCH, computed: naga wants arguments that were.
+    let across = min(width, 16u);
+    let pitch = min(width, PITCH);
+
+    {{ACCUMULATORS}}
+    for (var pair = first; pair < end; pair += TEAMS) {
+        // Of the last teams there may be some without a pair: theirs are zeros.
+        let mine = min(pair + team, end - 1u);
+        let live = pair + team < end;
+        let scale = vec4<f32>(select(0.0, {{SCALE}}, live));
+        let offset = vec4<f32>(select(0.0, {{OFFSET}}, live));
+        let word = words + mine * {{PAIR_FOURS}}u;
+        let steps = min(TEAMS, end - pair);
+        let rows = (group.z * 8u * p.blocks + 2u * pair) * (16u * ROWS);
+        {{FETCH}}
+        {{AHEAD_FIRST}}
+        workgroupBarrier();
+        {
+            {{DECODE_FIRST}}
+        }
+        workgroupBarrier();
+        {
+            {{MULTIPLY_FIRST}}
+        }
+        {{AHEAD_SECOND}}
+        workgroupBarrier();
+        {
+            {{DECODE_SECOND}}
+        }
+        workgroupBarrier();
+        {
+            {{MULTIPLY_SECOND}}
+        }
+    }
+    {{STORE_SUMS}}
+}
