@@ -1,14 +1,15 @@
 // One new token's attention in one dispatch: rope_append and attention_decode together. Every workgroup norms and rotates the
 // query heads of its group for itself; the one whose part of the context the token is in also writes its key and value into
-// the cache, and sees them.
+// the cache, and sees them. With `gathers`, the last workgroup of a head of keys to arrive adds up what the parts gave, and sets the
+// head's counter back to 0.
 //
-// bindings   0 q: f32 [heads, HEAD_DIM]; 1 k, 2 v: f32 [kv_heads, HEAD_DIM]; 3 norms, 4 turns: of rope_append;
-//            5 keys, 6 values: the cache, of rope_append;
-//            7 parts: f32 [heads, splits, HEAD_DIM], and with more than one split behind it [heads, splits, 2]: parts and stats of
-//            attention_decode
+// bindings   0 qkv: f32 [heads, HEAD_DIM], from `k_at` and `v_at` on [kv_heads, HEAD_DIM]; 1 norms, 2 turns: of rope_append;
+//            3 keys, 4 values: the cache, of rope_append;
+//            5 parts: f32 [heads, splits, HEAD_DIM], and behind it [heads, splits, 2]: parts and stats of attention_decode, for more
+//            than one split (anything for one); 6 out: f32 [heads, HEAD_DIM]; 7 counters: u32 [kv_heads], zeros
 // grid       x: splits; y: kv_heads
-// scalars    the token is at `position`; of `splits` parts of `per_split` positions each the last is not empty. With one split
-//            `parts` is the result; with more, attention_combine comes next
+// scalars    the token is at `position`; of `splits` parts of `per_split` positions each the last is not empty. Up to 16 splits
+//            may be gathered (gathers ≠ 0); without, attention_combine comes next
 // constants  HEAD_DIM, GROUP, WG, REDUCE: of attention_decode; NORM, PAIRING: of rope_append
 
 //!use common/attend_split
@@ -25,28 +26,46 @@ struct Params {
     scale: f32,
     dims: u32,
     epsilon: f32,
+    k_at: u32,
+    v_at: u32,
+    gathers: u32,
 }
 
-@group(0) @binding(0) var<storage, read> q: array<f32>;
-@group(0) @binding(1) var<storage, read> k: array<f32>;
-@group(0) @binding(2) var<storage, read> v: array<f32>;
-@group(0) @binding(3) var<storage, read> norms: array<f32>;
-@group(0) @binding(4) var<storage, read> turns: array<f32>;
-@group(0) @binding(5) var<storage, read_write> keys: array<vec4<u32>>;
-@group(0) @binding(6) var<storage, read_write> values: array<vec2<u32>>;
-@group(0) @binding(7) var<storage, read_write> parts: array<f32>;
+@group(0) @binding(0) var<storage, read> qkv: array<f32>;
+@group(0) @binding(1) var<storage, read> norms: array<f32>;
+@group(0) @binding(2) var<storage, read> turns: array<f32>;
+@group(0) @binding(3) var<storage, read_write> keys: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> values: array<vec2<u32>>;
+// Written by some workgroups and read by another: only atomic accesses are sure to be seen.
+@group(0) @binding(5) var<storage, read_write> parts: array<atomic<u32>>;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+@group(0) @binding(7) var<storage, read_write> counters: array<atomic<u32>>;
 var<immediate> p: Params;
 
 var<workgroup> head: array<f32, HEAD_DIM>;
+var<workgroup> arrived: u32;
 
 fn store(at: u32, value: f32) {
-    parts[at] = value;
+    if p.splits == 1u {
+        out[at] = value;
+    } else {
+        atomicStore(&parts[at], bitcast<u32>(value));
+    }
+}
+
+// Where the stats of a part are.
+fn stats_at(part: u32) -> u32 {
+    return p.heads * p.splits * HEAD_DIM + 2u * part;
 }
 
 fn store_stats(part: u32, value: vec2<f32>) {
-    let at = p.heads * p.splits * HEAD_DIM + 2u * part;
-    parts[at] = value.x;
-    parts[at + 1u] = value.y;
+    let at = stats_at(part);
+    atomicStore(&parts[at], bitcast<u32>(value.x));
+    atomicStore(&parts[at + 1u], bitcast<u32>(value.y));
+}
+
+fn part(at: u32) -> f32 {
+    return bitcast<f32>(atomicLoad(&parts[at]));
 }
 
 fn half_pair(a: f32, b: f32) -> u32 {
@@ -67,7 +86,7 @@ fn stage_queries(first_head: u32, l: Lanes) {
             var query = vec4(0.0);
             for (var h = 0u; h < 4u; h += 1u) {
                 if four * 4u + h < GROUP {
-                    query[h] = q[(first_head + four * 4u + h) * HEAD_DIM + channel];
+                    query[h] = qkv[(first_head + four * 4u + h) * HEAD_DIM + channel];
                 }
             }
             squares += query * query;
@@ -102,7 +121,7 @@ fn append(kv_head: u32, l: Lanes) {
     let first = kv_head * HEAD_DIM;
     var squares = 0.0;
     for (var channel = l.lane; channel < HEAD_DIM; channel += TILE) {
-        let value = k[first + channel];
+        let value = qkv[p.k_at + first + channel];
         squares += value * value;
         head[channel] = value;
     }
@@ -133,9 +152,41 @@ fn append(kv_head: u32, l: Lanes) {
         );
     }
     for (var i = l.lane; i < QUADS; i += TILE) {
-        let at = first + 4u * i;
+        let at = p.v_at + first + 4u * i;
         values[(kv_head * p.capacity + p.position) * QUADS + i] =
-            vec2(half_pair(v[at], v[at + 1u]), half_pair(v[at + 2u], v[at + 3u]));
+            vec2(half_pair(qkv[at], qkv[at + 1u]), half_pair(qkv[at + 2u], qkv[at + 3u]));
+    }
+}
+
+// What the parts of the context gave to the heads of a group, as one result.
+fn gather(first_head: u32, l: Lanes) {
+    for (var i = l.lane; i < GROUP * p.splits; i += TILE) {
+        let at = stats_at(first_head * p.splits + i);
+        memory[i] = vec4(part(at), part(at + 1u), 0.0, 0.0);
+    }
+    workgroupBarrier();
+    for (var i = l.lane; i < GROUP * QUADS; i += TILE) {
+        let own = i / QUADS * p.splits;
+        let channel = i % QUADS * 4u;
+        var largest = memory[own].x;
+        for (var s = 1u; s < p.splits; s += 1u) {
+            largest = max(largest, memory[own + s].x);
+        }
+        var total = vec4(0.0);
+        var sum = 0.0;
+        for (var s = 0u; s < p.splits; s += 1u) {
+            let at = (first_head * p.splits + own + s) * HEAD_DIM + channel;
+            let given = vec4(part(at), part(at + 1u), part(at + 2u), part(at + 3u));
+            let share = exp2(memory[own + s].x - largest);
+            sum += share * memory[own + s].y;
+            total += share * given;
+        }
+        total /= sum;
+        let to = (first_head + i / QUADS) * HEAD_DIM + channel;
+        out[to] = total.x;
+        out[to + 1u] = total.y;
+        out[to + 2u] = total.z;
+        out[to + 3u] = total.w;
     }
 }
 
@@ -154,4 +205,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
     workgroupBarrier();
     storageBarrier();
     attend(kv_head, first_head, split, start, end, l);
+    if p.gathers == 0u || p.splits == 1u {
+        return;
+    }
+    // Parts are out before the workgroup counts as arrived.
+    storageBarrier();
+    if l.lane == 0u {
+        arrived = atomicAdd(&counters[kv_head], 1u);
+    }
+    if workgroupUniformLoad(&arrived) + 1u < p.splits {
+        return;
+    }
+    storageBarrier();
+    if l.lane == 0u {
+        atomicStore(&counters[kv_head], 0u);
+    }
+    gather(first_head, l);
 }

@@ -74,6 +74,20 @@ impl Tensor {
         })
     }
 
+    /// Memory that has all of these tensors, beginning with the first, and the value from which on each lies in it; `None` unless they
+    /// lie in one region in this order.
+    pub(crate) fn joint<const N: usize>(tensors: [&Self; N]) -> Option<(Slice, [u32; N])> {
+        let (first, last) = (tensors.first()?, tensors.last()?);
+        let in_order = tensors.is_sorted_by_key(|tensor| tensor.offset);
+        let together = |tensor: &&Self| Arc::ptr_eq(&tensor.region, &first.region);
+        if !in_order || !tensors.iter().all(together) {
+            return None;
+        }
+        let bytes = last.offset - first.offset + last.slice().size();
+        let starts = tensors.map(|tensor| ((tensor.offset - first.offset) / 4) as u32);
+        Some((first.region.range(first.offset, bytes), starts))
+    }
+
     /// Values from the first half of a gated pair to the second, 0 for plain values.
     pub(crate) fn up(&self) -> u32 {
         (self.pair / 4) as u32

@@ -178,8 +178,9 @@ fn a_token_takes_seven_kernels_a_block() {
         let block = Block::load(&gpu, routed);
         // The norm before the head, and the head.
         assert_eq!(count(&gpu, &block, &head, 1, 0), 7 + 2);
-        assert_eq!(count(&gpu, &block, &head, 3, 255), 3 * 7 + 2);
+        assert_eq!(count(&gpu, &block, &head, 3, 100), 3 * 7 + 2);
+        assert_eq!(count(&gpu, &block, &head, 1, 1023), 7 + 2);
         // One more adds up the parts of a long context.
-        assert_eq!(count(&gpu, &block, &head, 3, 256), 3 * 8 + 2);
+        assert_eq!(count(&gpu, &block, &head, 1, 1024), 8 + 2);
     }
 }

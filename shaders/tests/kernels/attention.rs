@@ -297,10 +297,12 @@ fn a_step_is_rotation_and_decoding_in_one() {
         let group = constant(&specialization, "GROUP");
         let norm = text(&specialization, "NORM") == "true";
         let split_pairs = text(&specialization, "PAIRING") == "half_split";
-        for (kv_heads, position, dims, splits) in [
-            (2, 0, head_dim, 1),
-            (2, 63, head_dim, 1),
-            (1, 50, head_dim / 2, 3),
+        for (kv_heads, position, dims, splits, gathers) in [
+            (2, 0, head_dim, 1, false),
+            (2, 63, head_dim, 1, true),
+            (1, 50, head_dim / 2, 3, false),
+            (2, 50, head_dim / 2, 3, true),
+            (1, 63, head_dim, 16, true),
         ] {
             let mut case = Case::new(1, group, kv_heads, head_dim, position);
             let mut random = Random::new(14);
@@ -317,28 +319,32 @@ fn a_step_is_rotation_and_decoding_in_one() {
                 .u(per_split)
                 .f(case.scale)
                 .u(dims)
-                .f(1e-6);
+                .f(1e-6)
+                .u(case.q.len())
+                .u(case.q.len() + k.len())
+                .u(gathers.into());
             let stats = if splits == 1 { 0 } else { heads * splits * 2 };
             let results = device.run(
                 "attention_step",
                 &specialization,
                 &[
-                    bytes(&case.q),
-                    bytes(&k),
-                    bytes(&v),
+                    bytes(&[&case.q[..], &k, &v].concat()),
                     bytes(&norms),
                     bytes(&turns(dims)),
                     bytes(&case.keys),
                     bytes(&case.values),
                     vec![0xff; 4 * (case.q.len() * splits + stats)],
+                    vec![0xff; 4 * case.q.len()],
+                    vec![0; 4 * kv_heads],
                 ],
                 params.bytes(),
                 [splits, kv_heads, 1],
             );
-            let found = if splits == 1 {
-                results.of::<f32>(7)
+            assert_eq!(results.of::<u32>(7), vec![0; kv_heads], "counters");
+            let found = if splits == 1 || gathers {
+                results.of::<f32>(6)
             } else {
-                let all = results.of::<f32>(7);
+                let all = results.of::<f32>(5);
                 let (parts, stats) = all.split_at(case.q.len() * splits);
                 let params = Params::default().u(heads).u(splits);
                 let combined = device.run(
@@ -374,8 +380,8 @@ fn a_step_is_rotation_and_decoding_in_one() {
             }
             let what = format!("step {:?} {position}", specialization.constants());
             assert_close(&what, &found, &case.expected(), 2e-4);
-            assert_eq!(results.of::<f16>(6), case.values, "{what}");
-            let keys = results.of::<f16>(5).into_iter().map(f16::to_f32);
+            assert_eq!(results.of::<f16>(4), case.values, "{what}");
+            let keys = results.of::<f16>(3).into_iter().map(f16::to_f32);
             let expected: Vec<f64> = case.keys.iter().map(|&x| x.into()).collect();
             assert_close(&what, &keys.collect::<Vec<_>>(), &expected, 6e-4);
             assert!(old_keys != case.keys && old_values != case.values);

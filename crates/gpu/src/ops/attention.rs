@@ -194,21 +194,21 @@ pub(crate) fn attend(
         true => Ok(x.clone()),
         false => resize(context, x, from, to),
     };
-    let heads = [
-        &fit(q, dim, padded)?,
-        &fit(k, dim, padded)?,
-        &fit(v, dim, padded)?,
-    ];
     let lanes = decode::lanes(context, spec, cache);
-    let out = match (q.rows(), lanes) {
-        (1, Some(lanes)) => decode::step(context, heads, spec, cache, norms, lanes)?,
-        (..=decode::MAX_ROWS, Some(lanes)) => {
-            let rotated = append(context, heads, spec, cache, norms)?;
-            decode::split(context, &rotated, spec, cache, lanes)?
-        }
-        _ => {
-            let rotated = append(context, heads, spec, cache, norms)?;
-            tiled(context, &rotated, spec, cache)?
+    let out = if let (1, Some(lanes)) = (q.rows(), lanes) {
+        decode::step(context, [q, k, v], spec, cache, norms, lanes)?
+    } else {
+        let heads = [
+            &fit(q, dim, padded)?,
+            &fit(k, dim, padded)?,
+            &fit(v, dim, padded)?,
+        ];
+        let rotated = append(context, heads, spec, cache, norms)?;
+        match (q.rows(), lanes) {
+            (..=decode::MAX_ROWS, Some(lanes)) => {
+                decode::split(context, &rotated, spec, cache, lanes)?
+            }
+            _ => tiled(context, &rotated, spec, cache)?,
         }
     };
     let out = fit(&out, padded, dim)?;

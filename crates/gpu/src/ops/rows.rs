@@ -77,6 +77,19 @@ pub(crate) fn resize(
     from: usize,
     to: usize,
 ) -> Result<Tensor, Error> {
+    let out = context.tensor(x.rows(), x.width() / from * to)?;
+    resize_into(context, x, from, to, &out)?;
+    Ok(out)
+}
+
+/// As [`resize`], into `out`.
+pub(crate) fn resize_into(
+    context: &Context,
+    x: &Tensor,
+    from: usize,
+    to: usize,
+    out: &Tensor,
+) -> Result<(), Error> {
     #[derive(Clone, Copy, Pod, Zeroable)]
     #[repr(C)]
     struct Params {
@@ -84,7 +97,6 @@ pub(crate) fn resize(
         to: u32,
         count: u32,
     }
-    let out = context.tensor(x.rows(), x.width() / from * to)?;
     let params = Params {
         from: from as u32,
         to: to as u32,
@@ -97,5 +109,5 @@ pub(crate) fn resize(
         &params,
         flat_grid(out.len().div_ceil(WORKGROUP.into())),
     )?;
-    Ok(out)
+    Ok(())
 }
