@@ -26,7 +26,11 @@ pub struct RandomModel {
 const POOL: usize = (64 << 20) / 8;
 
 /// Linears that quantization leaves alone: routers, gates of shared experts and of DeltaNets.
-const KEPT: [&str; 3] = ["mlp.gate", "mlp.shared_expert_gate", "linear_attn.in_proj_ba"];
+const KEPT: [&str; 3] = [
+    "mlp.gate",
+    "mlp.shared_expert_gate",
+    "linear_attn.in_proj_ba",
+];
 
 impl RandomModel {
     /// With blocks of linears of one kind, and a head of another.
