@@ -17,12 +17,10 @@ pub(crate) struct Args {
 enum What {
     /// The Viterbi encoder: tiles per second and error per rate
     Encode,
-    /// One linear, packed or grouped: weights per second per SIMD level, rate or format, and batch
+    /// One linear, packed or grouped, on CPU or GPU: weights per second, by rate or format, and batch
     Linear,
     /// The stages of MR-GPTQ: milliseconds, and error of the layer
     Gptq,
-    /// Packed linears on a GPU: microseconds, weights per second, share of the copy bandwidth
-    GpuLinear,
     /// A random model, small or of full size, on CPU or GPU: prefill, ms per token, memory, profile by kernel
     Decode,
     /// KL divergence on the fixture: of recipes, or with --method mr-gptq of formats and solvers
@@ -34,7 +32,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Encode => ("bench", Some("encode")),
         What::Linear => ("bench", Some("linear")),
         What::Gptq => ("bench", Some("gptq")),
-        What::GpuLinear => ("bench", Some("gpu-linear")),
         What::Decode => ("bench", Some("decode")),
         What::Quality => ("quality", None),
     };

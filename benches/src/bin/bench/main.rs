@@ -5,7 +5,6 @@ mod decode;
 mod device;
 mod encode;
 mod gptq;
-mod gpu_linear;
 mod linear;
 
 use std::{fmt, path::PathBuf, process::ExitCode, str::FromStr};
@@ -30,12 +29,10 @@ struct Cli {
 enum What {
     /// The Viterbi encoder: tiles per second, and error on N(0, 1)
     Encode(encode::Args),
-    /// One linear, packed or grouped: weights per second
+    /// One linear, packed or grouped, on CPU or GPU: weights per second
     Linear(linear::Args),
     /// The stages of MR-GPTQ: milliseconds, and error of the layer
     Gptq(gptq::Args),
-    /// Packed linears on a GPU: microseconds, weights per second, share of the copy bandwidth
-    GpuLinear(gpu_linear::Args),
     /// A random model: prefill and decode, ms per token, memory, profile by kernel
     Decode(decode::Args),
 }
@@ -108,7 +105,6 @@ fn run() -> Result<()> {
         What::Encode(args) => encode::run(&args)?,
         What::Linear(args) => linear::run(&args)?,
         What::Gptq(args) => gptq::run(&args)?,
-        What::GpuLinear(args) => gpu_linear::run(&args)?,
         What::Decode(args) => decode::run(&args)?,
     };
     let path = artifact.write(cli.out.as_deref())?;

@@ -1,4 +1,4 @@
-//! `linear`: how fast is one packed or grouped linear multiplied, straight from its words or codes?
+//! On a CPU: weights per second, by instruction set.
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -9,6 +9,7 @@ use treillage_cpu::{CpuBackend, Options};
 use treillage_gptq::{Format, IntBits};
 use treillage_trellis::{Bits, Codebook, SimdLevel};
 
+use super::Cases;
 use crate::{ArithmeticChoice, Storage};
 
 #[derive(clap::Args)]
@@ -22,21 +23,6 @@ pub(crate) struct Args {
         Storage::Grouped(Format::MxFp4),
     ])]
     formats: Vec<Storage>,
-    /// Bits per weight of trellis codes
-    #[arg(long, value_delimiter = ',', default_values_t = [2, 3, 4])]
-    bits: Vec<usize>,
-    /// Codebook of trellis codes
-    #[arg(long, default_value_t)]
-    codebook: Codebook,
-    /// Inputs x outputs
-    #[arg(long, value_delimiter = ',', default_values_t = ["2048x1536".to_owned()])]
-    shapes: Vec<String>,
-    /// Rows of activations
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 64])]
-    batches: Vec<usize>,
-    /// Arithmetic
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [ArithmeticChoice::Exact, ArithmeticChoice::Int8])]
-    arithmetic: Vec<ArithmeticChoice>,
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Linears that are gone through in turn, so that their words come from memory and not from a cache
@@ -47,29 +33,41 @@ pub(crate) struct Args {
     repeats: usize,
 }
 
-pub(crate) fn run(args: &Args) -> Result<Artifact> {
+/// What is measured unless something else is asked for.
+pub(super) fn usual() -> Cases {
+    Cases {
+        bits: vec![2, 3, 4],
+        codebooks: vec![Codebook::Mul1],
+        shapes: vec!["2048x1536".to_owned()],
+        batches: vec![1, 4, 64],
+        arithmetic: vec![ArithmeticChoice::Exact, ArithmeticChoice::Int8],
+    }
+}
+
+pub(super) fn run(args: &Args, cases: &Cases) -> Result<Artifact> {
     let mut artifact = Artifact::new(
         "linear",
         json!({
-            "codebook": args.codebook.name(),
             "threads": args.threads,
             "copies": args.copies,
             "repeats": args.repeats,
         }),
     );
     let pool = crate::pool(args.threads)?;
-    println!("format   bits  shape      arithmetic  level     batch  Gweights/s  Gmul-adds/s");
-    for name in &args.shapes {
+    println!(
+        "format   bits  codebook  shape      arithmetic  level     batch  Gweights/s  Gmul-adds/s"
+    );
+    for name in &cases.shapes {
         let shape = parse(name)?;
-        for (format, kind) in kinds(args)? {
+        for (format, kind) in kinds(args, cases)? {
             let linears = linears(args, shape, kind)?;
-            let bits = match kind {
-                Kind::Trellis(bits, _) => bits.get(),
-                Kind::Grouped(format) => format.element().bits(),
+            let (bits, codebook) = match kind {
+                Kind::Trellis(bits, codebook) => (bits.get(), Some(codebook.name())),
+                Kind::Grouped(format) => (format.element().bits(), None),
             };
-            for &choice in &args.arithmetic {
+            for &choice in &cases.arithmetic {
                 for simd in SimdLevel::available() {
-                    for &batch in &args.batches {
+                    for &batch in &cases.batches {
                         let options = Options {
                             arithmetic: choice.into(),
                             simd,
@@ -78,7 +76,8 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
                             pool.install(|| seconds(args, options, shape, &linears, batch))?;
                         let weights = shape.weights() as f64 / seconds / 1e9;
                         println!(
-                            "{format:<7}  {bits:>4}  {name:<9}  {choice:<10}  {:<8}  {batch:>5}  {weights:>10.2}  {:>11.2}",
+                            "{format:<7}  {bits:>4}  {:<8}  {name:<9}  {choice:<10}  {:<8}  {batch:>5}  {weights:>10.2}  {:>11.2}",
+                            codebook.unwrap_or_default(),
                             simd.name(),
                             weights * batch as f64
                         );
@@ -86,6 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
                             "format": format.to_string(),
                             "shape": [shape.in_features, shape.out_features],
                             "bits": bits,
+                            "codebook": codebook,
                             "arithmetic": choice.to_string(),
                             "level": simd.name(),
                             "batch": batch,
@@ -101,14 +101,16 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
 }
 
 /// What is measured: trellis codes at every rate, the others as they are.
-fn kinds(args: &Args) -> Result<Vec<(Storage, Kind)>> {
+fn kinds(args: &Args, cases: &Cases) -> Result<Vec<(Storage, Kind)>> {
     let mut kinds = Vec::new();
     for &format in &args.formats {
         match format {
             Storage::Grouped(grouped) => kinds.push((format, Kind::Grouped(grouped))),
             Storage::Trellis => {
-                for &bits in &args.bits {
-                    kinds.push((format, Kind::Trellis(Bits::new(bits)?, args.codebook)));
+                for &codebook in &cases.codebooks {
+                    for &bits in &cases.bits {
+                        kinds.push((format, Kind::Trellis(Bits::new(bits)?, codebook)));
+                    }
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! `gpu-linear`: how fast does a GPU multiply with packed linears, straight from their words?
+//! On a GPU: microseconds, weights per second, share of what a copying kernel moves.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,31 +12,15 @@ use treillage_gpu::linear::{ExpertRows, Linear, project, project_experts, uses_m
 use treillage_gpu::{Adapters, Context, Gpu, Options, Tensor};
 use treillage_trellis::{Bits, Codebook};
 
+use super::Cases;
+use crate::ArithmeticChoice;
 use crate::device::copy_bandwidth;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Bits per weight
-    #[arg(long, value_delimiter = ',', default_values_t = [3])]
-    bits: Vec<usize>,
-    /// Codebooks
-    #[arg(long, value_delimiter = ',', default_values_t = [Codebook::Mul1])]
-    codebook: Vec<Codebook>,
-    /// Inputs x outputs, or experts x inputs x outputs: so many experts of a row in one go
-    #[arg(long, value_delimiter = ',', default_values_t = ["8x2048x1536", "8x768x2048", "4096x14336", "2048x4096", "2048x151936"].map(str::to_owned))]
-    shapes: Vec<String>,
-    /// Rows of activations
-    #[arg(long, value_delimiter = ',', default_values_t = [1])]
-    batches: Vec<usize>,
-    /// Multiply in f32 where signs and bytes are faster
-    #[arg(long)]
-    exact: bool,
     /// Do without cooperative matrices
     #[arg(long)]
     without_matrices: bool,
-    /// Which GPU, as `treillage devices` numbers them
-    #[arg(long, default_value_t = 0)]
-    gpu: usize,
     /// Seconds of measured work for each line
     #[arg(long, default_value_t = 0.3)]
     seconds: f64,
@@ -48,17 +32,40 @@ pub(crate) struct Args {
     check: bool,
 }
 
-pub(crate) fn run(args: &Args) -> Result<Artifact> {
+/// What is measured unless something else is asked for: experts, attention, heads.
+pub(super) fn usual() -> Cases {
+    const SHAPES: [&str; 6] = [
+        "8x2048x1536",
+        "8x768x2048",
+        "2048x4096",
+        "4096x2048",
+        "4096x14336",
+        "2048x151936",
+    ];
+    Cases {
+        bits: vec![3],
+        codebooks: vec![Codebook::Mul1],
+        shapes: SHAPES.map(str::to_owned).to_vec(),
+        batches: vec![1, 2, 4, 8, 16, 64, 512],
+        arithmetic: vec![ArithmeticChoice::Int8],
+    }
+}
+
+pub(super) fn run(args: &Args, index: usize, cases: &Cases) -> Result<Artifact> {
     let adapters = Adapters::find();
-    let adapter = adapters.get(args.gpu)?;
-    let options = Options {
-        exact: args.exact,
-        without_matrices: args.without_matrices,
-        ..Options::default()
+    let adapter = adapters.get(index)?;
+    let open = |choice| {
+        let options = Options {
+            exact: matches!(choice, ArithmeticChoice::Exact),
+            without_matrices: args.without_matrices,
+            ..Options::default()
+        };
+        Gpu::open(adapter, options)
     };
-    let gpu = Gpu::open(adapter, options)?;
+    let gpu = open(ArithmeticChoice::Int8)?;
     let bandwidth = copy_bandwidth(&gpu)?;
     let matrices = uses_matrices(&Context::new(&gpu))?;
+    drop(gpu);
     println!(
         "{}: copies at {:.0} GB/s, matrix units {}",
         adapter.name(),
@@ -66,39 +73,33 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
         if matrices { "used" } else { "not used" }
     );
     let mut artifact = Artifact::new(
-        "gpu-linear",
+        "linear-gpu",
         json!({
             "adapter": adapter.name(),
             "copy_bytes_per_second": bandwidth,
-            "exact": args.exact,
             "matrices": matrices,
         }),
     );
     println!(
-        "bits  codebook  shape         batch        us  Gweights/s   GB/s  of copies  TFLOP/s  error"
+        "bits  codebook  shape         arithmetic  batch        us  Gweights/s   GB/s  of copies  TFLOP/s  error"
     );
-    for name in &args.shapes {
-        let shape = Shape::parse(name)?;
-        for &bits in &args.bits {
-            for &codebook in &args.codebook {
+    for &choice in &cases.arithmetic {
+        let gpu = open(choice)?;
+        for name in &cases.shapes {
+            let shape = Shape::parse(name)?;
+            for (&bits, &codebook) in iproduct(&cases.bits, &cases.codebooks) {
                 let subject = Subject::new(&gpu, args, shape, Bits::new(bits)?, codebook)?;
-                for &batch in &args.batches {
+                for &batch in &cases.batches {
                     let measured = subject.measure(args, batch)?;
-                    let weights = (shape.experts.unwrap_or(1) * shape.linear.weights()) as f64;
-                    let bytes = weights * bits as f64 / 8.0 / measured.seconds;
-                    let operations = 2.0 * weights * batch as f64;
-                    let read = match (shape.experts, batch <= MAX_PICKED) {
-                        (Some(_), true) => batch as f64,
-                        _ => 1.0,
-                    };
+                    let speed = Speed::new(shape, bits, batch, measured.seconds);
+                    let codebook = codebook.name();
                     println!(
-                        "{bits:>4}  {:<8}  {name:<12}  {batch:>5}  {:>8.2}  {:>10.1}  {:>5.0}  {:>8.1}%  {:>7.1}  {}",
-                        codebook.name(),
+                        "{bits:>4}  {codebook:<8}  {name:<12}  {choice:<10}  {batch:>5}  {:>8.2}  {:>10.1}  {:>5.0}  {:>8.1}%  {:>7.1}  {}",
                         measured.seconds * 1e6,
-                        read * weights / measured.seconds / 1e9,
-                        read * bytes / 1e9,
-                        100.0 * read * bytes / bandwidth,
-                        operations / measured.seconds / 1e12,
+                        speed.weights / 1e9,
+                        speed.bytes / 1e9,
+                        100.0 * speed.bytes / bandwidth,
+                        speed.operations / 1e12,
                         measured
                             .error
                             .map_or_else(String::new, |e| format!("{e:.1e}")),
@@ -106,10 +107,13 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
                     artifact.push(json!({
                         "shape": name,
                         "bits": bits,
-                        "codebook": codebook.name(),
+                        "codebook": codebook,
+                        "arithmetic": choice.to_string(),
                         "batch": batch,
                         "seconds": measured.seconds,
-                        "gweights_per_second": read * weights / measured.seconds / 1e9,
+                        "gweights_per_second": speed.weights / 1e9,
+                        "of_copies": speed.bytes / bandwidth,
+                        "tflops": speed.operations / 1e12,
                         "error": measured.error,
                     }));
                 }
@@ -117,6 +121,35 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
         }
     }
     Ok(artifact)
+}
+
+/// Each of one with each of the other.
+fn iproduct<'a, A, B>(a: &'a [A], b: &'a [B]) -> impl Iterator<Item = (&'a A, &'a B)> {
+    a.iter().flat_map(move |a| b.iter().map(move |b| (a, b)))
+}
+
+/// What is done a second.
+struct Speed {
+    /// Weights that are read.
+    weights: f64,
+    bytes: f64,
+    operations: f64,
+}
+
+impl Speed {
+    fn new(shape: Shape, bits: usize, batch: usize, seconds: f64) -> Self {
+        let weights = (shape.experts.unwrap_or(1) * shape.linear.weights()) as f64;
+        let read = match shape.experts {
+            // Each row reads its own experts.
+            Some(_) if batch <= MAX_PICKED => batch as f64 * weights,
+            _ => weights,
+        };
+        Self {
+            weights: read / seconds,
+            bytes: read * bits as f64 / 8.0 / seconds,
+            operations: 2.0 * weights * batch as f64 / seconds,
+        }
+    }
 }
 
 /// Rows up to which each row finds its experts by itself.
