@@ -6,6 +6,7 @@
 //! for what is not there.
 
 use half::f16;
+use rayon::prelude::*;
 use treillage_backend::{DenseData, DenseWeights, Error, LinearShape, LinearWeights};
 use treillage_gptq::{Element, GroupedLinear, IntBits, Rotation, Scales};
 use treillage_shaders::{rows, trellis};
@@ -388,7 +389,19 @@ fn fill(
     let (mut headers, mut kinds) = (Vec::new(), Vec::new());
     let mut dense = None;
     let mut at = (HEADER * stack.len()).next_multiple_of(ALIGN);
-    for source in stack {
+    // Putting codes into the order of kernels takes longer than bringing them to the device.
+    let at_once = 2 * rayon::current_num_threads();
+    let prepared = stack.chunks(at_once).flat_map(|some| {
+        let sections = |source: &Source<'_>| -> [Vec<u8>; SECTIONS] {
+            let sizes = source.sizes();
+            std::array::from_fn(|section| match sizes[section] {
+                0 => Vec::new(),
+                _ => source.section(section),
+            })
+        };
+        some.par_iter().map(sections).collect::<Vec<_>>()
+    });
+    for (source, prepared) in stack.iter().zip(prepared) {
         let kind = source.kind();
         if !kinds.contains(&kind) {
             kinds.push(kind);
@@ -399,7 +412,7 @@ fn fill(
         header[7] = source.factor().to_bits();
         for (section, size) in source.sizes().into_iter().enumerate() {
             if size > 0 {
-                gpu.upload(&slice, 4 * at as u64, &source.section(section))?;
+                gpu.upload(&slice, 4 * at as u64, &prepared[section])?;
                 header[PLACES[section]] = (first + at as u64) as u32;
                 if let (Source::Dense(weight, None), [_]) = (source, stack) {
                     dense = Some(DenseRows {
