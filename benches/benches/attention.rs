@@ -3,9 +3,11 @@
 //! 32 heads of 128 over four key heads, on the threads of the rayon pool.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use treillage_backend::{AttentionInputs, AttentionSpec, Error, Inference, Rope, RopePairing};
+use treillage_backend::{
+    AttentionInputs, AttentionSpec, Error, Inference, MixerSpec, Rope, RopePairing,
+};
 use treillage_benches::random;
-use treillage_cpu::{CpuBackend, KvCache, Norm, Tensor};
+use treillage_cpu::{Cache, CpuBackend, Norm, Tensor};
 
 const SPEC: AttentionSpec = AttentionSpec {
     heads: 32,
@@ -17,6 +19,7 @@ const SPEC: AttentionSpec = AttentionSpec {
         dims: 128,
         pairing: RopePairing::HalfSplit,
     },
+    output_gate: false,
 };
 
 /// Projections of some tokens, and the norm of their heads.
@@ -42,7 +45,7 @@ impl Tokens {
         })
     }
 
-    fn attend(&self, backend: &CpuBackend, cache: &mut KvCache) -> Result<Tensor, Error> {
+    fn attend(&self, backend: &CpuBackend, cache: &mut Cache) -> Result<Tensor, Error> {
         let inputs = AttentionInputs {
             q: &self.q,
             k: &self.k,
@@ -57,7 +60,7 @@ impl Tokens {
 /// `tokens` tokens after a context of `past`.
 fn measure(c: &mut Criterion, name: &str, past: usize, tokens: usize) -> Result<(), Error> {
     let backend = CpuBackend::default();
-    let mut cache = backend.new_cache(&SPEC, past + tokens)?;
+    let mut cache = backend.new_cache(&MixerSpec::Attention(SPEC), past + tokens)?;
     if past > 0 {
         Tokens::new(&backend, past)?.attend(&backend, &mut cache)?;
     }

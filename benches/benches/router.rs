@@ -8,18 +8,15 @@ use treillage_moe::{Routing, group, route};
 
 fn router(c: &mut Criterion) {
     for (experts, top_k) in [(32, 4), (128, 8), (512, 10)] {
-        let routing = Routing {
-            top_k,
-            normalize: true,
-        };
+        let routing = Routing::softmax(top_k, true);
         let mut benches = c.benchmark_group(format!("router/top{top_k}of{experts}"));
         for tokens in [1, 512] {
             let logits = random::normal(&mut random::rng(tokens as u64), tokens * experts);
             benches.throughput(Throughput::Elements(tokens as u64));
             benches.bench_function(BenchmarkId::new("route", tokens), |b| {
-                b.iter(|| route(&logits, experts, &routing));
+                b.iter(|| route(&logits, experts, &routing, None));
             });
-            let routes = route(&logits, experts, &routing).expect("finite logits");
+            let routes = route(&logits, experts, &routing, None).expect("finite logits");
             benches.bench_function(BenchmarkId::new("group", tokens), |b| {
                 b.iter(|| group(&routes));
             });

@@ -25,6 +25,13 @@ pub struct RandomModel {
 /// Numbers of the pool, 64 MiB: no cache holds it.
 const POOL: usize = (64 << 20) / 8;
 
+/// Linears that quantization leaves alone: routers, gates of shared experts and of DeltaNets.
+const KEPT: [&str; 3] = [
+    "mlp.gate",
+    "mlp.shared_expert_gate",
+    "linear_attn.in_proj_ba",
+];
+
 impl RandomModel {
     /// With blocks of linears of one kind, and a head of another.
     pub fn new(blocks: Kind, head: Kind) -> Self {
@@ -60,8 +67,7 @@ impl RandomModel {
 
 impl Weights for RandomModel {
     fn linear(&self, prefix: &str, shape: LinearShape) -> Result<LinearWeights, Error> {
-        if prefix.ends_with("mlp.gate") {
-            // The router.
+        if KEPT.iter().any(|kept| prefix.ends_with(kept)) {
             let weight = self.dense(prefix, shape.out_features, shape.in_features)?;
             return Ok(LinearWeights::Dense { weight, bias: None });
         }
@@ -163,6 +169,27 @@ mod tests {
         assert_eq!(first.len(), 128 * 256 * 3 / 16);
         assert_eq!(first, words(PREFIX));
         assert_ne!(first, words("model.layers.0.mlp.experts.1.up_proj"));
+    }
+
+    #[test]
+    fn kept_linears_are_dense() {
+        let model = model();
+        for preset in crate::presets::PRESETS {
+            let config = preset.config(Some(4), Some(128)).expect("a configuration");
+            for block in plan::plan(&config).blocks {
+                let dense = |linear: &plan::LinearPlan| {
+                    KEPT.iter().any(|kept| linear.prefix.ends_with(kept))
+                };
+                assert!(block.kept_linears.iter().all(dense), "{}", preset.name);
+                assert!(!block.linears.iter().any(dense), "{}", preset.name);
+            }
+        }
+        let shape = LinearShape {
+            in_features: 8,
+            out_features: 2,
+        };
+        let router = model.linear("model.layers.1.mlp.gate", shape);
+        assert!(matches!(router, Ok(LinearWeights::Dense { .. })));
     }
 
     #[test]

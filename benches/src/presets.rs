@@ -27,6 +27,17 @@ pub const PRESETS: &[Preset] = &[
         head_bits: 6,
         config: qwen3_30b_a3b,
     },
+    // GLM-4.7-Flash.
+    Preset {
+        name: "glm47_moe",
+        head_bits: 6,
+        config: glm47_moe,
+    },
+    Preset {
+        name: "qwen3_coder_next",
+        head_bits: 6,
+        config: qwen3_coder_next,
+    },
 ];
 
 impl Preset {
@@ -104,6 +115,71 @@ fn qwen3_30b_a3b() -> Value {
     })
 }
 
+fn glm47_moe() -> Value {
+    json!({
+        "model_type": "glm4_moe_lite",
+        "architectures": ["Glm4MoeLiteForCausalLM"],
+        "hidden_size": 2048,
+        "num_hidden_layers": 47,
+        "num_attention_heads": 20,
+        "num_key_value_heads": 20,
+        "q_lora_rank": 768,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 192,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 256,
+        "rope_interleave": true,
+        "intermediate_size": 10_240,
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": 1536,
+        "n_routed_experts": 64,
+        "num_experts_per_tok": 4,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "noaux_tc",
+        "norm_topk_prob": true,
+        "routed_scaling_factor": 1.8,
+        "vocab_size": 154_880,
+        "max_position_embeddings": 202_752,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": false,
+    })
+}
+
+fn qwen3_coder_next() -> Value {
+    json!({
+        "model_type": "qwen3_next",
+        "architectures": ["Qwen3NextForCausalLM"],
+        "hidden_size": 2048,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "partial_rotary_factor": 0.25,
+        "full_attention_interval": 4,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 32,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_conv_kernel_dim": 4,
+        "intermediate_size": 5120,
+        "moe_intermediate_size": 512,
+        "num_experts": 512,
+        "num_experts_per_tok": 10,
+        "shared_expert_intermediate_size": 512,
+        "norm_topk_prob": true,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "vocab_size": 151_936,
+        "max_position_embeddings": 262_144,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 5e6,
+        "tie_word_embeddings": false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,18 +193,20 @@ mod tests {
             assert_eq!((less.num_layers, less.vocab_size), (1, 128));
             assert_eq!(Preset::find(preset.name).map(|p| p.name), Ok(preset.name));
         }
-        let config = PRESETS[1].config(None, None).expect("a configuration");
-        let plan = treillage_model::plan::plan(&config);
-        let linears = plan.blocks.iter().flat_map(|block| &block.linears);
-        let weights: usize = linears.map(|linear| linear.shape.weights()).sum();
-        let outside = 2 * plan.head.shape.weights();
-        // Of its 30.5 billion parameters those of norms and routers are missing.
-        assert_eq!((weights + outside) / 10_000_000, 3051);
+        // In billions; parameters of norms and of linears that are not quantized are missing.
+        for (preset, parameters) in PRESETS[1..].iter().zip([30.51, 29.94, 79.6]) {
+            let config = preset.config(None, None).expect("a configuration");
+            let plan = treillage_model::plan::plan(&config);
+            let linears = plan.blocks.iter().flat_map(|block| &block.linears);
+            let weights: usize = linears.map(|linear| linear.shape.weights()).sum();
+            let all = (weights + 2 * plan.head.shape.weights()) as f64 / 1e9;
+            assert!((all - parameters).abs() < 0.05, "{}: {all}", preset.name);
+        }
     }
 
     #[test]
     fn unknown_presets_are_told_from_known_ones() {
         let error = Preset::find("large").expect_err("there is none");
-        assert!(error.contains("small, qwen3_30b_a3b"), "{error}");
+        assert!(error.contains("small, qwen3_30b_a3b, glm47_moe"), "{error}");
     }
 }

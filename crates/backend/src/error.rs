@@ -22,6 +22,12 @@ pub enum Error {
         /// Tokens it would have to hold.
         needed: usize,
     },
+    /// An op that this backend does not have.
+    #[error("{0} does not run on this device: compute on the CPU (--device cpu)")]
+    Unsupported(&'static str),
+    /// A cache that was made for another op.
+    #[error("the cache was not made for {0}")]
+    WrongCache(&'static str),
     /// A token id outside the embedding table.
     #[error("token id {id} is outside the vocabulary of {vocabulary}")]
     Token {

@@ -1,12 +1,16 @@
 use treillage_moe::Routing;
 
-use crate::{AttentionSpec, Choice, DenseWeights, Error, LinearShape, LinearWeights, SwiGlu};
+use crate::{
+    AttentionSpec, Choice, DeltaSpec, DeltaWeights, DenseWeights, Error, LatentSpec, LinearShape,
+    LinearWeights, MixerSpec, SwiGlu,
+};
 
 /// Runs transformer blocks: the ops that architectures are written in.
 ///
 /// Ops take and return handles. An implementation may run an op at once or only record it; nothing is read back
 /// until [`Inference::read`]. Activations are f32 matrices of one row per token. Ops are coarse, so that an
-/// implementation can fuse what is inside: a transformer block is about five of them.
+/// implementation can fuse what is inside: a transformer block is about five of them,
+/// whatever its kind.
 pub trait Inference: Send + Sync {
     /// Activations `[tokens, width]`. Cloning copies the handle.
     type Tensor: Clone + Send + Sync;
@@ -20,8 +24,12 @@ pub trait Inference: Send + Sync {
     type Embedding: Send + Sync;
     /// The routed experts of one layer.
     type Experts: Send + Sync;
-    /// Keys and values of one layer, for one sequence.
-    type KvCache: Send + Sync;
+    /// The linear that makes keys and values of latents.
+    type Expansion: Send + Sync;
+    /// The weights of a gated DeltaNet that are no linears.
+    type DeltaRule: Send + Sync;
+    /// What one layer keeps of one sequence: keys and values, latents, or a recurrent state.
+    type Cache: Send + Sync;
 
     /// What this backend runs on, for people.
     fn describe(&self) -> String;
@@ -29,13 +37,13 @@ pub trait Inference: Send + Sync {
     /// Whether ops are only recorded and run later: then it pays to ask for the next token before reading the last.
     fn runs_behind(&self) -> bool;
 
+    /// Tokens that a prompt is best read in pieces of: more would not be faster, and activations are bounded by it.
+    fn prompt_rows(&self) -> usize;
+
     /// What follows is block `index` of a model, counted from 0: to be named where something goes wrong, and for nothing else.
     fn enter_block(&self, index: usize) {
         _ = index;
     }
-
-    /// Tokens that a prompt is best read in pieces of: more would not be faster, and activations are bounded by it.
-    fn prompt_rows(&self) -> usize;
 
     /// Loads an RMS norm: `x / sqrt(mean(x²) + epsilon) ∘ weight`.
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Self::Norm, Error>;
@@ -57,14 +65,32 @@ pub trait Inference: Send + Sync {
         hidden_to_intermediate: LinearShape,
     ) -> Result<Self::Experts, Error>;
 
-    /// An empty cache for up to `capacity` tokens of attention of size `spec`.
-    fn new_cache(&self, spec: &AttentionSpec, capacity: usize) -> Result<Self::KvCache, Error>;
+    /// Loads the expansion of latents, a linear of the size [`LatentSpec::expansion`]. In which form it is kept is the
+    /// backend's business: attention multiplies by it and by its transpose.
+    fn load_expansion(
+        &self,
+        weights: LinearWeights,
+        spec: &LatentSpec,
+    ) -> Result<Self::Expansion, Error>;
+
+    /// Loads what a gated DeltaNet of size `spec` has beside its linears.
+    fn load_delta(&self, weights: DeltaWeights, spec: &DeltaSpec)
+    -> Result<Self::DeltaRule, Error>;
+
+    /// An empty cache for up to `capacity` tokens of what `spec` describes.
+    fn new_cache(&self, spec: &MixerSpec, capacity: usize) -> Result<Self::Cache, Error>;
 
     /// Tokens in the cache.
-    fn cache_len(&self, cache: &Self::KvCache) -> usize;
+    fn cache_len(&self, cache: &Self::Cache) -> usize;
 
-    /// Forgets all but the first `len` tokens.
-    fn truncate_cache(&self, cache: &mut Self::KvCache, len: usize);
+    /// Makes the tokens there are now a point that [`Inference::truncate_cache`] can go back to, in the place of an
+    /// earlier one. A recurrent state is copied; where any token can be gone back to, there is nothing to do.
+    fn mark_cache(&self, cache: &mut Self::Cache) -> Result<(), Error>;
+
+    /// Forgets all but the first `len` tokens and gives how many remain: all, if there are no more. A recurrent state
+    /// cannot be wound back token by token, so that such a cache goes back to the marked point if that is not beyond `len`,
+    /// and is emptied if it is.
+    fn truncate_cache(&self, cache: &mut Self::Cache, len: usize) -> usize;
 
     /// Brings activations from the host: `values` is row-major, `width` values a row. Fails with [`Error::Shape`] if
     /// they are not whole rows.
@@ -112,13 +138,47 @@ pub trait Inference: Send + Sync {
     ) -> Result<Self::Tensor, Error>;
 
     /// Causal grouped-query attention of new tokens to the cache and to each other. Normalises each head of q and
-    /// k, rotates them to their positions (from [`Inference::cache_len`] on) and appends k and v to the cache.
-    /// Fails with [`Error::CacheFull`] where they do not fit. Returns `[tokens, heads × head_dim]`.
+    /// k, rotates them to their positions (from [`Inference::cache_len`] on) and appends k and v to the cache; multiplies
+    /// by sigmoids of gates, if `spec` has them. Fails with [`Error::CacheFull`] where the tokens do not fit. Returns
+    /// `[tokens, heads × head_dim]`.
     fn attention(
         &self,
         inputs: AttentionInputs<'_, Self::Tensor, Self::Norm>,
         spec: &AttentionSpec,
-        cache: &mut Self::KvCache,
+        cache: &mut Self::Cache,
+    ) -> Result<Self::Tensor, Error>;
+
+    /// Causal multi-head latent attention of new tokens to the cache and to each other. Normalises the new latents `c`,
+    /// rotates queries and keys to their positions, and appends to the cache. With `[k_h | v_h] = expansion_h c`, the
+    /// output of head `h` is `Σ_s p_s v_hs`, `p = softmax(scale · (q_h · k_hs + q'_h · k'_s))`, where `'` marks the part
+    /// that rotates. Whether keys and values are made, or queries taken to the latents' side by the transposed expansion,
+    /// is the backend's choice. Fails with [`Error::CacheFull`] where the tokens do not fit. Returns
+    /// `[tokens, heads × value_dim]`.
+    fn latent_attention(
+        &self,
+        inputs: LatentInputs<'_, Self::Tensor, Self::Norm>,
+        expansion: &Self::Expansion,
+        spec: &LatentSpec,
+        cache: &mut Self::Cache,
+    ) -> Result<Self::Tensor, Error>;
+
+    /// The gated delta rule over new tokens, from the state in the cache, which it replaces.
+    ///
+    /// 1. Queries, keys and values go through a causal depthwise convolution over [`DeltaSpec::kernel`] tokens, zeros
+    ///    before the first, and SiLU.
+    /// 2. For each value head: `β = sigmoid(b)`, `g = −e^log_rate · softplus(a + time_bias)`; q and k of its key head are
+    ///    divided by `√(Σx² + 1e-6)`, and q by `√key_dim`.
+    /// 3. Its state `S`, `[key_dim, value_dim]` in f32 and zero before the first token, becomes `e^g S`, then
+    ///    `S + k uᵀ` with `u = β (v − Sᵀk)`; the head gives `o = Sᵀq`.
+    /// 4. `rms_norm(o) · silu(z)` for each head.
+    ///
+    /// Fails with [`Error::CacheFull`] where the tokens do not fit. Returns `[tokens, value_heads × value_dim]`.
+    fn delta_rule(
+        &self,
+        inputs: DeltaInputs<'_, Self::Tensor>,
+        rule: &Self::DeltaRule,
+        spec: &DeltaSpec,
+        cache: &mut Self::Cache,
     ) -> Result<Self::Tensor, Error>;
 
     /// `x + swiglu(norm(x))`.
@@ -129,21 +189,20 @@ pub trait Inference: Send + Sync {
         mlp: &SwiGlu<Self::Linear>,
     ) -> Result<Self::Tensor, Error>;
 
-    /// `x + Σ_e p_e · expert_e(n)` with `n = norm(x)` over the experts and weights that `routing` makes of the
-    /// logits `router(n)`.
+    /// `x + Σ_e p_e · expert_e(n) + g · shared(n)` with `n = norm(x)`, over the experts and weights that `routing` makes
+    /// of the logits `router(n)`; see [`MoeLayer`].
     fn moe(
         &self,
         x: &Self::Tensor,
         norm: &Self::Norm,
-        router: &Self::Linear,
-        experts: &Self::Experts,
+        layer: MoeLayer<'_, Self>,
         routing: &Routing,
     ) -> Result<Self::Tensor, Error>;
 }
 
 /// What [`Inference::attention`] reads: projections of the new tokens and the norms of their heads.
 pub struct AttentionInputs<'a, T, N> {
-    /// `[tokens, heads × head_dim]`.
+    /// `[tokens, heads × head_dim]`; with gates `[tokens, heads × 2 head_dim]`, each head's query and then its gate.
     pub q: &'a T,
     /// `[tokens, kv_heads × head_dim]`.
     pub k: &'a T,
@@ -154,3 +213,50 @@ pub struct AttentionInputs<'a, T, N> {
     /// RMS norm of each key head, if the architecture has one.
     pub k_norm: Option<&'a N>,
 }
+
+/// What [`Inference::latent_attention`] reads: projections of the new tokens and the norm of their latents.
+pub struct LatentInputs<'a, T, N> {
+    /// `[tokens, heads × (nope_dim + rope.dims)]`.
+    pub q: &'a T,
+    /// `[tokens, rank + rope.dims]`: the latent, and the part of the keys that rotates.
+    pub latent: &'a T,
+    /// RMS norm of the latent alone.
+    pub norm: &'a N,
+}
+
+/// What [`Inference::delta_rule`] reads: projections of the new tokens.
+pub struct DeltaInputs<'a, T> {
+    /// `[tokens, projected]`: for each key head its query, its key, the values of its value heads, and their output
+    /// gates z.
+    pub qkvz: &'a T,
+    /// `[tokens, 2 value_heads]`: for each key head b of its value heads, and then a.
+    pub ba: &'a T,
+}
+
+/// The second half of a block that has experts.
+pub struct MoeLayer<'a, B: Inference + ?Sized> {
+    /// hidden → one logit per expert.
+    pub router: &'a B::Linear,
+    /// `[1, experts]`: added to the experts' scores while they are compared, and only then.
+    pub correction: Option<&'a B::Tensor>,
+    /// The experts that tokens are routed to.
+    pub experts: &'a B::Experts,
+    /// One that sees every token.
+    pub shared: Option<SharedExpert<'a, B::Linear>>,
+}
+
+/// An expert that sees every token.
+pub struct SharedExpert<'a, L> {
+    /// What it computes.
+    pub network: &'a SwiGlu<L>,
+    /// hidden → one logit, whose sigmoid is the factor `g` of its output; 1 without.
+    pub gate: Option<&'a L>,
+}
+
+impl<L> Clone for SharedExpert<'_, L> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L> Copy for SharedExpert<'_, L> {}

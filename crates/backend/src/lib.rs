@@ -11,7 +11,7 @@
 //! - [`Inference`] and [`Quantization`] are the vocabulary.
 //! - [`LinearWeights`] and [`DenseWeights`] are what weights are loaded from (dense, trellis codes, codes with a scale per
 //!   group), checked against a [`LinearShape`].
-//! - [`AttentionSpec`], [`Routing`] and [`SwiGlu`] say what an op computes.
+//! - [`AttentionSpec`], [`LatentSpec`], [`DeltaSpec`], [`Routing`] and [`SwiGlu`] say what an op computes.
 //! - [`conformance`] holds an implementation to its promises, op by op, against f64.
 //!
 //! ```
@@ -50,7 +50,7 @@
 //! | module | |
 //! |---|---|
 //! | `inference`, `quantization` | the two traits |
-//! | `spec` | sizes of attention, positions |
+//! | `spec` | sizes of attention and of recurrence, positions |
 //! | `sampling` | choosing a token |
 //! | `weights` | what weights are loaded from |
 //! | `error` | what can go wrong |
@@ -66,9 +66,11 @@ mod spec;
 mod weights;
 
 pub use error::Error;
-pub use inference::{AttentionInputs, Inference};
+pub use inference::{
+    AttentionInputs, DeltaInputs, Inference, LatentInputs, MoeLayer, SharedExpert,
+};
 pub use quantization::{EncodeJob, Quantization, RouteWeighting};
 pub use sampling::Choice;
-pub use spec::{AttentionSpec, Rope, RopePairing};
-pub use treillage_moe::Routing;
+pub use spec::{AttentionSpec, DeltaSpec, DeltaWeights, LatentSpec, MixerSpec, Rope, RopePairing};
+pub use treillage_moe::{GroupLimit, Routing, Scoring};
 pub use weights::{DenseData, DenseWeights, LinearShape, LinearWeights, Shared, SwiGlu};

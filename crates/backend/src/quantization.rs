@@ -20,6 +20,13 @@ pub trait Quantization: Inference {
     /// add it once.
     fn watch(&self, linear: &mut Self::Linear, moments: &Self::Moments) -> Result<(), Error>;
 
+    /// From now on `expansion` adds the normed latents of new tokens to `moments`.
+    fn watch_expansion(
+        &self,
+        expansion: &mut Self::Expansion,
+        moments: &Self::Moments,
+    ) -> Result<(), Error>;
+
     /// From now on each expert adds what it reads from the tokens routed to it: `inputs[e]` for gate and up,
     /// `downs[e]` for down. Each token counts with the square of its routing weight if `weighting` says so.
     fn watch_experts(

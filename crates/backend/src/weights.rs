@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
@@ -72,7 +73,12 @@ impl DenseWeights {
 
     /// Row `row` as f32.
     pub fn row(&self, row: usize) -> Vec<f32> {
-        let span = row * self.cols..(row + 1) * self.cols;
+        self.rows_f32(row..row + 1)
+    }
+
+    /// Rows `rows` as f32, row-major.
+    pub fn rows_f32(&self, rows: Range<usize>) -> Vec<f32> {
+        let span = rows.start * self.cols..rows.end * self.cols;
         match &self.data {
             DenseData::F32(v) => (**v).as_ref()[span].to_vec(),
             DenseData::F16(v) => (**v).as_ref()[span].iter().map(|x| x.to_f32()).collect(),

@@ -116,8 +116,16 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::MissingTensor`], or [`Error::Tensor`] if it is of another type or length or not finite.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        self.values(name, &[len])
+    }
+
+    /// The finite values of the floating-point tensor `name`, row-major.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::vector`].
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let view = self.tensor(name)?;
-        view.expect_shape(&[len])?;
+        view.expect_shape(shape)?;
         let tensor = DenseTensor::from_view(&view)?;
         tensor.check_finite()?;
         Ok(tensor.to_f32())

@@ -66,8 +66,8 @@ mod write;
 
 pub use checkpoint::Checkpoint;
 pub use config::{
-    Architecture, Attention, ConfigError, FeedForward, FpQuantDtype, GptqVersion, ModelConfig, Moe,
-    Quantization,
+    Architecture, Attention, ConfigError, DeltaNet, FeedForward, FpQuantDtype, GptqVersion,
+    LatentAttention, Mixer, ModelConfig, Moe, Quantization, Scoring, SharedExpert,
 };
 pub use dense::{DenseData, DenseTensor, HalfDtype, Shared};
 pub use dtype::Dtype;

@@ -370,12 +370,12 @@ fn configs_that_cannot_be_used() {
         (
             "model_type",
             json!("mamba"),
-            "unknown architecture `mamba`: supported are qwen3, qwen3_moe",
+            "unknown architecture `mamba`: supported are qwen3, qwen3_moe, qwen3_next, glm4_moe_lite",
         ),
         (
             "model_type",
             json!("a\nb"),
-            r"unknown architecture `a\nb`: supported are qwen3, qwen3_moe",
+            r"unknown architecture `a\nb`: supported are qwen3, qwen3_moe, qwen3_next, glm4_moe_lite",
         ),
         (
             "eos_token_id",

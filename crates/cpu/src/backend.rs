@@ -1,13 +1,16 @@
 use rayon::prelude::*;
 use treillage_backend::{
-    AttentionInputs, AttentionSpec, Choice, DenseWeights, Error, Inference, LinearShape,
-    LinearWeights, Routing, SwiGlu,
+    AttentionInputs, AttentionSpec, Choice, DeltaInputs, DeltaSpec, DeltaWeights, DenseWeights,
+    Error, Inference, LatentInputs, LatentSpec, LinearShape, LinearWeights, MixerSpec, MoeLayer,
+    Routing, SwiGlu,
 };
 use treillage_trellis::SimdLevel;
 use treillage_trellis::lanes::Isa;
 
-use crate::attention::{KvCache, RopeTables, attention};
+use crate::attention::{Expansion, RopeTables, attention, latent_attention};
+use crate::cache::Cache;
 use crate::compute::Compute;
+use crate::delta::{DeltaRule, delta_rule};
 use crate::linear::Linear;
 use crate::moe::{Experts, mlp, moe};
 use crate::norm::Norm;
@@ -83,7 +86,9 @@ impl Inference for CpuBackend {
     type Linear = Linear;
     type Embedding = DenseWeights;
     type Experts = Experts;
-    type KvCache = KvCache;
+    type Expansion = Expansion;
+    type DeltaRule = DeltaRule;
+    type Cache = Cache;
 
     fn describe(&self) -> String {
         let instructions = match self.compute.isa.level() {
@@ -124,16 +129,33 @@ impl Inference for CpuBackend {
         Experts::new(experts, hidden_to_intermediate)
     }
 
-    fn new_cache(&self, spec: &AttentionSpec, capacity: usize) -> Result<KvCache, Error> {
-        KvCache::new(spec, capacity)
+    fn load_expansion(
+        &self,
+        weights: LinearWeights,
+        spec: &LatentSpec,
+    ) -> Result<Expansion, Error> {
+        Expansion::new(weights, spec)
     }
 
-    fn cache_len(&self, cache: &KvCache) -> usize {
+    fn load_delta(&self, weights: DeltaWeights, spec: &DeltaSpec) -> Result<DeltaRule, Error> {
+        DeltaRule::new(weights, spec)
+    }
+
+    fn new_cache(&self, spec: &MixerSpec, capacity: usize) -> Result<Cache, Error> {
+        Cache::new(spec, capacity)
+    }
+
+    fn cache_len(&self, cache: &Cache) -> usize {
         cache.len()
     }
 
-    fn truncate_cache(&self, cache: &mut KvCache, len: usize) {
-        cache.truncate(len);
+    fn mark_cache(&self, cache: &mut Cache) -> Result<(), Error> {
+        cache.mark();
+        Ok(())
+    }
+
+    fn truncate_cache(&self, cache: &mut Cache, len: usize) -> usize {
+        cache.truncate(len)
     }
 
     fn upload(&self, values: &[f32], width: usize) -> Result<Tensor, Error> {
@@ -203,9 +225,31 @@ impl Inference for CpuBackend {
         &self,
         inputs: AttentionInputs<'_, Tensor, Norm>,
         spec: &AttentionSpec,
-        cache: &mut KvCache,
+        cache: &mut Cache,
     ) -> Result<Tensor, Error> {
+        let cache = cache.keys_and_values()?;
         attention(self.compute.isa, &inputs, spec, cache, &self.ropes)
+    }
+
+    fn latent_attention(
+        &self,
+        inputs: LatentInputs<'_, Tensor, Norm>,
+        expansion: &Expansion,
+        spec: &LatentSpec,
+        cache: &mut Cache,
+    ) -> Result<Tensor, Error> {
+        let cache = cache.latents()?;
+        latent_attention(self.compute, &inputs, expansion, spec, cache, &self.ropes)
+    }
+
+    fn delta_rule(
+        &self,
+        inputs: DeltaInputs<'_, Tensor>,
+        rule: &DeltaRule,
+        spec: &DeltaSpec,
+        cache: &mut Cache,
+    ) -> Result<Tensor, Error> {
+        delta_rule(self.compute.isa, &inputs, rule, spec, cache.state()?)
     }
 
     fn mlp(&self, x: &Tensor, norm: &Norm, network: &SwiGlu<Linear>) -> Result<Tensor, Error> {
@@ -216,10 +260,9 @@ impl Inference for CpuBackend {
         &self,
         x: &Tensor,
         norm: &Norm,
-        router: &Linear,
-        experts: &Experts,
+        layer: MoeLayer<'_, Self>,
         routing: &Routing,
     ) -> Result<Tensor, Error> {
-        moe(self.compute, x, norm, router, experts, routing)
+        moe(self.compute, x, norm, layer, routing)
     }
 }

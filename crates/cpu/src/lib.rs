@@ -11,7 +11,7 @@
 //! instruction set, which is chosen at run time: AVX-512, AVX2, NEON or what the compiler makes of plain Rust.
 //!
 //! - [`CpuBackend`], made with [`Options`]: see its traits for the ops.
-//! - [`Tensor`], [`Norm`], [`Linear`], [`Experts`], [`KvCache`], [`Moments`] are the handles that ops take and give.
+//! - [`Tensor`], [`Norm`], [`Linear`], [`Experts`], [`Expansion`], [`DeltaRule`], [`Cache`], [`Moments`] are the handles that ops take and give.
 //! - [`packed`] and [`grouped`] multiply packed and grouped linears; they are of use without the rest.
 //!
 //! ```
@@ -42,14 +42,18 @@
 //! | `tensor`, `moments` | activations, and second moments of them |
 //! | `blocks`, `project` | parallel work over output columns; projections with a norm before or a residual after |
 //! | `linear`, `dots`, [`packed`], [`grouped`] | linears; products with dense, with packed and with grouped weights |
-//! | `attention` | cache, positions, the running softmax |
+//! | `cache` | what a layer keeps of a sequence |
+//! | `attention` | to keys and values or to latents: positions, the running softmax |
+//! | `delta` | the gated delta rule, token by token and in chunks |
 //! | `swiglu`, `moe` | networks and routed experts |
 //! | `norm`, `math` | RMS norm; functions that vectorise |
 
 mod attention;
 mod backend;
 mod blocks;
+mod cache;
 mod compute;
+mod delta;
 mod dots;
 pub mod grouped;
 mod linear;
@@ -63,8 +67,10 @@ mod quantization;
 mod swiglu;
 mod tensor;
 
-pub use attention::KvCache;
+pub use attention::Expansion;
 pub use backend::{Arithmetic, CpuBackend, Options};
+pub use cache::Cache;
+pub use delta::DeltaRule;
 pub use linear::Linear;
 pub use moe::Experts;
 pub use moments::Moments;

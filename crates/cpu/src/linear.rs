@@ -170,7 +170,8 @@ impl Linear {
     }
 }
 
-fn dense(
+/// Overwrites `out`, `[rows, outputs]`, with those outputs of `x Wᵀ`.
+pub(crate) fn dense(
     Compute { isa, .. }: Compute,
     x: &[f32],
     weight: &DenseWeights,

@@ -31,6 +31,12 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x > 88.0 { f32::INFINITY } else { y }
 }
 
+/// `1 / (1 + e⁻ˣ)`.
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
 /// `x · sigmoid(x)` (arXiv 1702.03118).
 #[inline(always)]
 pub(crate) fn silu(x: f32) -> f32 {

@@ -1,11 +1,15 @@
 //! Routed experts.
 
 use rayon::prelude::*;
-use treillage_backend::{Error, LinearShape, LinearWeights, RouteWeighting, Routing, SwiGlu};
+use treillage_backend::{
+    Error, LinearShape, LinearWeights, MoeLayer, RouteWeighting, Routing, SharedExpert, SwiGlu,
+};
 use treillage_moe::{Groups, Routes, group, route};
 
+use crate::backend::CpuBackend;
 use crate::compute::Compute;
 use crate::linear::Linear;
+use crate::math::sigmoid;
 use crate::moments::{Moments, observe};
 use crate::norm::Norm;
 use crate::project::project;
@@ -86,7 +90,7 @@ impl Experts {
     }
 }
 
-/// `x + Σ_e p_e · expert_e(norm(x))`.
+/// `x + Σ_e p_e · expert_e(norm(x)) + g · shared(norm(x))`.
 ///
 /// Each active expert's rows are gathered once; what experts give is added up token by token in the order of the token's
 /// choices, so that the result does not depend on the number of threads.
@@ -94,16 +98,26 @@ pub(crate) fn moe(
     compute: Compute,
     x: &Tensor,
     norm: &Norm,
-    router: &Linear,
-    experts: &Experts,
+    layer: MoeLayer<'_, CpuBackend>,
     routing: &Routing,
 ) -> Result<Tensor, Error> {
+    let MoeLayer {
+        router,
+        correction,
+        experts,
+        shared,
+    } = layer;
     Error::check_shape("input of experts", experts.width, x.cols())?;
     let count = experts.networks.len();
     Error::check_shape("outputs of a router", count, router.shape().out_features)?;
     let normed = norm.apply(compute.isa, x)?;
     let [logits] = project(compute, &normed, [router])?;
-    let routes = route(logits.values(), count, routing)?;
+    let routes = route(
+        logits.values(),
+        count,
+        routing,
+        correction.map(Tensor::values),
+    )?;
     let groups = group(&routes);
 
     let gathered = gather(&normed, &routes, &groups);
@@ -122,7 +136,38 @@ pub(crate) fn moe(
     }
     let mut given = vec![0.0; gathered.len()];
     batches.add_down(compute, &hidden, &mut given);
-    Ok(combine(x, &given, &routes, &groups))
+    let mut sum = combine(x, &given, &routes, &groups);
+    if let Some(shared) = shared {
+        add_shared(compute, &normed, shared, router.watched(), &mut sum)?;
+    }
+    Ok(sum)
+}
+
+/// Adds what a shared expert makes of rows `x`; `seen` has gathered them already.
+fn add_shared(
+    compute: Compute,
+    x: &Tensor,
+    SharedExpert { network, gate }: SharedExpert<'_, Linear>,
+    seen: Option<&Moments>,
+    sum: &mut Tensor,
+) -> Result<(), Error> {
+    let Some(gate) = gate else {
+        return add_network(compute, x, network, seen, sum);
+    };
+    gate.check(x.cols(), 1)?;
+    let [logits] = project(compute, x, [gate])?;
+    let mut given = Tensor::zeros(x.rows(), x.cols());
+    add_network(compute, x, network, seen, &mut given)?;
+    let width = x.cols().max(1);
+    let sums = sum.values_mut().chunks_exact_mut(width);
+    let given = given.values().chunks_exact(width);
+    for ((sum, given), logit) in sums.zip(given).zip(logits.values()) {
+        let factor = sigmoid(*logit);
+        for (sum, given) in sum.iter_mut().zip(given) {
+            *sum += factor * given;
+        }
+    }
+    Ok(())
 }
 
 /// Rows of `x`, expert by expert.
@@ -189,15 +234,28 @@ pub(crate) fn mlp(
     norm: &Norm,
     network: &SwiGlu<Linear>,
 ) -> Result<Tensor, Error> {
+    let normed = norm.apply(compute.isa, x)?;
+    let mut sum = x.clone();
+    add_network(compute, &normed, network, None, &mut sum)?;
+    Ok(sum)
+}
+
+/// Adds what `network` makes of rows `x`; `seen` has gathered them already.
+fn add_network(
+    compute: Compute,
+    x: &Tensor,
+    network: &SwiGlu<Linear>,
+    seen: Option<&Moments>,
+    sum: &mut Tensor,
+) -> Result<(), Error> {
     let SwiGlu { gate, up, down } = network;
     let mut batches = Batches::new(x.cols(), gate.shape().out_features);
     batches.push(network, x.rows())?;
-    let normed = norm.apply(compute.isa, x)?;
     let inputs = [gate, up].into_iter().filter_map(|l| l.watched());
-    observe(normed.values(), inputs)?;
-    let hidden = batches.hidden(compute, normed.values());
+    let unseen = inputs.filter(|moments| !seen.is_some_and(|seen| seen.is(moments)));
+    observe(x.values(), unseen)?;
+    let hidden = batches.hidden(compute, x.values());
     observe(&hidden, down.watched().into_iter())?;
-    let mut sum = x.clone();
     batches.add_down(compute, &hidden, sum.values_mut());
-    Ok(sum)
+    Ok(())
 }

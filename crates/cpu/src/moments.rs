@@ -33,7 +33,8 @@ impl Moments {
         std::mem::replace(&mut hessian, empty)
     }
 
-    fn is(&self, other: &Self) -> bool {
+    /// Whether both are one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }

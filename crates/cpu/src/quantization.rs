@@ -10,6 +10,7 @@ use treillage_gptq::{Calibration, Config, Quantized};
 use treillage_linalg::Hessian;
 use treillage_trellis::{EncodeConfig, Encoded, encode_linear};
 
+use crate::attention::Expansion;
 use crate::backend::CpuBackend;
 use crate::linear::Linear;
 use crate::moe::Experts;
@@ -27,6 +28,10 @@ impl Quantization for CpuBackend {
 
     fn watch(&self, linear: &mut Linear, moments: &Moments) -> Result<(), Error> {
         linear.watch(moments)
+    }
+
+    fn watch_expansion(&self, expansion: &mut Expansion, moments: &Moments) -> Result<(), Error> {
+        expansion.watch(moments)
     }
 
     fn watch_experts(

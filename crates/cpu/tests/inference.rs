@@ -1,4 +1,4 @@
-//! The inference suite that every backend passes, with each of this machine's instruction sets and both arithmetics.
+//! The suites of inference that every backend passes, with each of this machine's instruction sets and both arithmetics.
 
 use treillage_cpu::{Arithmetic, CpuBackend, Options};
 use treillage_trellis::SimdLevel;
@@ -11,12 +11,14 @@ mod avx512 {
     use super::*;
 
     treillage_backend::inference_conformance!(backend(SimdLevel::Avx512, Arithmetic::Exact), 1e-5);
+    treillage_backend::hybrid_conformance!(backend(SimdLevel::Avx512, Arithmetic::Exact), 1e-5);
 }
 
 mod avx2 {
     use super::*;
 
     treillage_backend::inference_conformance!(backend(SimdLevel::Avx2, Arithmetic::Exact), 1e-5);
+    treillage_backend::hybrid_conformance!(backend(SimdLevel::Avx2, Arithmetic::Exact), 1e-5);
 }
 
 mod portable {
@@ -26,10 +28,12 @@ mod portable {
         backend(SimdLevel::Portable, Arithmetic::Exact),
         1e-5
     );
+    treillage_backend::hybrid_conformance!(backend(SimdLevel::Portable, Arithmetic::Exact), 1e-5);
 }
 
 mod int8 {
     use super::*;
 
     treillage_backend::inference_conformance!(backend(SimdLevel::Avx512, Arithmetic::Int8), 5e-2);
+    treillage_backend::hybrid_conformance!(backend(SimdLevel::Avx512, Arithmetic::Int8), 5e-2);
 }

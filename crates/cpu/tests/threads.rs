@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use half::f16;
 use treillage_backend::{
-    AttentionInputs, AttentionSpec, DenseData, DenseWeights, Inference, LinearShape, LinearWeights,
+    AttentionInputs, AttentionSpec, DeltaInputs, DeltaSpec, DeltaWeights, DenseData, DenseWeights,
+    Inference, LatentInputs, LatentSpec, LinearShape, LinearWeights, MixerSpec, MoeLayer,
     Quantization, Rope, RopePairing, RouteWeighting, Routing, SwiGlu,
 };
 use treillage_cpu::{Arithmetic, CpuBackend, Options};
@@ -28,6 +29,26 @@ const SPEC: AttentionSpec = AttentionSpec {
         dims: 32,
         pairing: RopePairing::HalfSplit,
     },
+    output_gate: false,
+};
+const LATENT: LatentSpec = LatentSpec {
+    heads: 4,
+    nope_dim: 48,
+    value_dim: 20,
+    rank: 48,
+    rope: Rope {
+        theta: 1e4,
+        dims: 16,
+        pairing: RopePairing::Interleaved,
+    },
+    scale: 0.2,
+};
+const DELTA: DeltaSpec = DeltaSpec {
+    key_heads: 2,
+    value_heads: 4,
+    key_dim: 32,
+    value_dim: 16,
+    kernel: 4,
 };
 
 /// Numbers in −1..1 that look random.
@@ -127,7 +148,9 @@ fn run(tokens: usize, arithmetic: Arithmetic) -> Vec<Vec<f32>> {
 
     let x = backend.upload(&values(tokens * HIDDEN, 5), HIDDEN).unwrap();
     let [q, k, v] = backend.norm_project(&x, &norm, [&q, &k, &v]).unwrap();
-    let mut cache = backend.new_cache(&SPEC, tokens).unwrap();
+    let mut cache = backend
+        .new_cache(&MixerSpec::Attention(SPEC), tokens)
+        .unwrap();
     let attention = AttentionInputs {
         q: &q,
         k: &k,
@@ -136,15 +159,46 @@ fn run(tokens: usize, arithmetic: Arithmetic) -> Vec<Vec<f32>> {
         k_norm: None,
     };
     let attended = backend.attention(attention, &SPEC, &mut cache).unwrap();
-    let routing = Routing {
-        top_k: 2,
-        normalize: true,
+    let routing = Routing::softmax(2, true);
+    let layer = MoeLayer {
+        router: &router,
+        correction: None,
+        experts: &experts,
+        shared: None,
     };
-    let y = backend
-        .moe(&attended, &norm, &router, &experts, &routing)
+    let y = backend.moe(&attended, &norm, layer, &routing).unwrap();
+
+    let latent = LatentInputs {
+        q: &q,
+        latent: &k,
+        norm: &backend.load_norm(vec![1.0; 48], 1e-6).unwrap(),
+    };
+    let weights = dense(LATENT.expansion().out_features, 48, 7);
+    let expansion = backend.load_expansion(weights, &LATENT).unwrap();
+    let mut cache = backend
+        .new_cache(&MixerSpec::Latent(LATENT), tokens)
+        .unwrap();
+    let found = backend
+        .latent_attention(latent, &expansion, &LATENT, &mut cache)
+        .unwrap();
+    let delta = DeltaInputs {
+        qkvz: &q,
+        ba: &backend.upload(&values(tokens * 8, 8), 8).unwrap(),
+    };
+    let weights = DeltaWeights {
+        conv: values(DELTA.channels() * 4, 9),
+        log_rate: values(4, 10),
+        time_bias: values(4, 11),
+        norm: vec![1.0; 16],
+        epsilon: 1e-6,
+    };
+    let rule = backend.load_delta(weights, &DELTA).unwrap();
+    let mut cache = backend.new_cache(&MixerSpec::Delta(DELTA), tokens).unwrap();
+    let recurred = backend
+        .delta_rule(delta, &rule, &DELTA, &mut cache)
         .unwrap();
 
-    let mut results: Vec<Vec<f32>> = [q, k, v, attended, y]
+    let mut results: Vec<Vec<f32>> = [q, k, v, attended, y, found, recurred]
         .iter()
         .map(|x| backend.read(x).unwrap())
         .collect();

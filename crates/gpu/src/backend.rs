@@ -1,8 +1,9 @@
-use std::fmt;
+use std::{convert::Infallible, fmt};
 
 use treillage_backend::{
-    AttentionInputs, AttentionSpec, Choice, DenseWeights, Error, Inference, LinearShape,
-    LinearWeights, Routing, SwiGlu,
+    AttentionInputs, AttentionSpec, Choice, DeltaInputs, DeltaSpec, DeltaWeights, DenseWeights,
+    Error, Inference, LatentInputs, LatentSpec, LinearShape, LinearWeights, MixerSpec, MoeLayer,
+    Routing, SwiGlu,
 };
 
 use treillage_telemetry::Telemetry;
@@ -114,7 +115,9 @@ impl Inference for GpuBackend {
     type Linear = Linear;
     type Embedding = Embedding;
     type Experts = Experts;
-    type KvCache = KvCache;
+    type Expansion = Infallible;
+    type DeltaRule = Infallible;
+    type Cache = KvCache;
 
     fn describe(&self) -> String {
         let adapter = self.gpu().adapter();
@@ -158,7 +161,20 @@ impl Inference for GpuBackend {
         Experts::new(&self.context, experts, hidden_to_intermediate)
     }
 
-    fn new_cache(&self, spec: &AttentionSpec, capacity: usize) -> Result<KvCache, Error> {
+    fn load_expansion(&self, _: LinearWeights, _: &LatentSpec) -> Result<Infallible, Error> {
+        Err(Error::Unsupported("latent attention"))
+    }
+
+    fn load_delta(&self, _: DeltaWeights, _: &DeltaSpec) -> Result<Infallible, Error> {
+        Err(Error::Unsupported("the gated delta rule"))
+    }
+
+    fn new_cache(&self, spec: &MixerSpec, capacity: usize) -> Result<KvCache, Error> {
+        let spec = match spec {
+            MixerSpec::Attention(spec) => spec,
+            MixerSpec::Latent(_) => return Err(Error::Unsupported("latent attention")),
+            MixerSpec::Delta(_) => return Err(Error::Unsupported("the gated delta rule")),
+        };
         KvCache::new(&self.context, &self.ropes, spec, capacity)
     }
 
@@ -166,8 +182,13 @@ impl Inference for GpuBackend {
         cache.len()
     }
 
-    fn truncate_cache(&self, cache: &mut KvCache, len: usize) {
+    fn mark_cache(&self, _: &mut KvCache) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn truncate_cache(&self, cache: &mut KvCache, len: usize) -> usize {
         cache.truncate(len);
+        cache.len()
     }
 
     fn upload(&self, values: &[f32], width: usize) -> Result<Activations, Error> {
@@ -258,6 +279,26 @@ impl Inference for GpuBackend {
         self.recorded(ops::attend(&self.context, &inputs, spec, cache)?)
     }
 
+    fn latent_attention(
+        &self,
+        _: LatentInputs<'_, Activations, Norm>,
+        expansion: &Infallible,
+        _: &LatentSpec,
+        _: &mut KvCache,
+    ) -> Result<Activations, Error> {
+        match *expansion {}
+    }
+
+    fn delta_rule(
+        &self,
+        _: DeltaInputs<'_, Activations>,
+        rule: &Infallible,
+        _: &DeltaSpec,
+        _: &mut KvCache,
+    ) -> Result<Activations, Error> {
+        match *rule {}
+    }
+
     fn mlp(
         &self,
         x: &Activations,
@@ -271,10 +312,19 @@ impl Inference for GpuBackend {
         &self,
         x: &Activations,
         norm: &Norm,
-        router: &Linear,
-        experts: &Experts,
+        layer: MoeLayer<'_, Self>,
         routing: &Routing,
     ) -> Result<Activations, Error> {
+        let MoeLayer {
+            router, experts, ..
+        } = layer;
+        let plain = Routing::softmax(routing.top_k, routing.normalize);
+        if layer.correction.is_some() || *routing != plain {
+            return Err(Error::Unsupported("routing by corrected sigmoids"));
+        }
+        if layer.shared.is_some() {
+            return Err(Error::Unsupported("a shared expert"));
+        }
         let out = ops::moe(
             &self.context,
             x.ready(&self.context)?,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use half::f16;
 use treillage_backend::{
     AttentionInputs, AttentionSpec, DenseData, DenseWeights, Inference, LinearShape, LinearWeights,
-    Rope, RopePairing, Routing, SwiGlu,
+    MixerSpec, MoeLayer, Rope, RopePairing, Routing, SwiGlu,
 };
 use treillage_gpu::{Activations, Experts, GpuBackend, KvCache, Norm, Options, linear::Linear};
 use treillage_trellis::{Codebook, PackedLinear, PackedParts};
@@ -26,6 +26,7 @@ const SPEC: AttentionSpec = AttentionSpec {
         dims: 64,
         pairing: RopePairing::HalfSplit,
     },
+    output_gate: false,
 };
 
 const fn shape(in_features: usize, out_features: usize) -> LinearShape {
@@ -126,11 +127,14 @@ impl Block {
         match &self.network {
             Network::Dense(network) => gpu.mlp(&x, &self.norm, network).unwrap(),
             Network::Routed(router, experts) => {
-                let routing = Routing {
-                    top_k: 2,
-                    normalize: true,
+                let layer = MoeLayer {
+                    router,
+                    correction: None,
+                    experts,
+                    shared: None,
                 };
-                gpu.moe(&x, &self.norm, router, experts, &routing).unwrap()
+                gpu.moe(&x, &self.norm, layer, &Routing::softmax(2, true))
+                    .unwrap()
             }
         }
     }
@@ -139,7 +143,10 @@ impl Block {
 /// Kernels of one token through `blocks` blocks and a head, with `before` tokens in the cache.
 fn count(gpu: &GpuBackend, block: &Block, head: &Linear, blocks: usize, before: usize) -> u64 {
     let mut caches: Vec<KvCache> = (0..blocks)
-        .map(|_| gpu.new_cache(&SPEC, before + 1).unwrap())
+        .map(|_| {
+            gpu.new_cache(&MixerSpec::Attention(SPEC), before + 1)
+                .unwrap()
+        })
         .collect();
     let mut run = |rows: usize| {
         let mut x = gpu.upload(&values(rows * HIDDEN), HIDDEN).unwrap();

@@ -6,7 +6,8 @@ mod support;
 use std::sync::Arc;
 
 use treillage_backend::{
-    Choice, DenseData, DenseWeights, Error, Inference, LinearShape, LinearWeights, Routing, SwiGlu,
+    Choice, DenseData, DenseWeights, Error, Inference, LinearShape, LinearWeights, MoeLayer,
+    Routing, SwiGlu,
 };
 use treillage_gpu::{Activations, Experts, GpuBackend, Norm, Options, linear::Linear};
 
@@ -49,13 +50,14 @@ impl Layer {
     }
 
     fn run(&self, backend: &GpuBackend, x: &Activations) -> Activations {
-        let routing = Routing {
-            top_k: 2,
-            normalize: true,
+        let routing = Routing::softmax(2, true);
+        let layer = MoeLayer {
+            router: &self.router,
+            correction: None,
+            experts: &self.experts,
+            shared: None,
         };
-        backend
-            .moe(x, &self.norm, &self.router, &self.experts, &routing)
-            .unwrap()
+        backend.moe(x, &self.norm, layer, &routing).unwrap()
     }
 }
 
@@ -160,13 +162,16 @@ fn what_experts_make_of_good_input_is_watched_too() {
         other => other,
     };
     let router = backend.load_linear(router, routes).unwrap();
-    let routing = Routing {
-        top_k: 2,
-        normalize: true,
-    };
+    let routing = Routing::softmax(2, true);
     let x = backend.upload(&[0.25; WIDTH], WIDTH).unwrap();
     backend.enter_block(4);
-    let y = backend.moe(&x, &huge, &router, &layer.experts, &routing);
+    let routed = MoeLayer {
+        router: &router,
+        correction: None,
+        experts: &layer.experts,
+        shared: None,
+    };
+    let y = backend.moe(&x, &huge, routed, &routing);
     backend.enter_block(5);
     let [z] = backend
         .norm_project(&y.unwrap(), &layer.norm, [&layer.router])

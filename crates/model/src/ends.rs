@@ -8,7 +8,7 @@ use treillage_checkpoint::ModelConfig;
 
 use crate::{
     Error, Weights,
-    plan::{self, EMBEDDING, FINAL_NORM},
+    plan::{self, EMBEDDING},
     weights::{checked_linear, load_norm},
 };
 
@@ -68,6 +68,7 @@ impl<B: Inference> Head<B> {
     /// If one is missing or does not fit.
     pub fn load(backend: &B, weights: &dyn Weights, config: &ModelConfig) -> Result<Self, Error> {
         let plan = plan::head(config);
+        let norm = plan::final_norm(config);
         let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
         let linear = if config.tie_word_embeddings && !weights.has_linear(&plan.prefix) {
             LinearWeights::Dense {
@@ -78,7 +79,7 @@ impl<B: Inference> Head<B> {
             checked_linear(weights, &plan.prefix, plan.shape)?
         };
         Ok(Self {
-            norm: load_norm(backend, weights, FINAL_NORM, hidden, config.rms_norm_eps)?,
+            norm: load_norm(backend, weights, &norm, hidden, config.rms_norm_eps)?,
             linear: backend
                 .load_linear(linear, plan.shape)
                 .map_err(Error::weight(&plan.prefix))?,
@@ -112,7 +113,7 @@ impl<B: Quantization> Head<B> {
         weights: &dyn Weights,
         config: &ModelConfig,
     ) -> Result<(Self, B::Moments), Error> {
-        let hidden = config.hidden_size;
+        let (norm, hidden) = (plan::final_norm(config), config.hidden_size);
         let shape = LinearShape {
             in_features: hidden,
             out_features: 1,
@@ -125,7 +126,7 @@ impl<B: Quantization> Head<B> {
         let moments = backend.new_moments(hidden)?;
         backend.watch(&mut linear, &moments)?;
         let head = Self {
-            norm: load_norm(backend, weights, FINAL_NORM, hidden, config.rms_norm_eps)?,
+            norm: load_norm(backend, weights, &norm, hidden, config.rms_norm_eps)?,
             linear,
             vocabulary: 1,
         };

@@ -5,7 +5,7 @@
 //! quantization on those that can ([`Block::watch`]). It does not read files of weights (that is
 //! `treillage-checkpoint`), does not compute (that is the backend) and does not quantize.
 //!
-//! Architectures: `qwen3` and `qwen3_moe`.
+//! Architectures: `qwen3`, `qwen3_moe`, `qwen3_next` and `glm4_moe_lite`.
 //!
 //! # Example
 //!

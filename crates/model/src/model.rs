@@ -55,11 +55,14 @@ impl<B: Inference> Model<B> {
     }
 }
 
-/// One sequence of tokens that a [`Model`] has read, with the keys and values it keeps of them.
+/// One sequence of tokens that a [`Model`] has read, with what its layers keep of them.
+///
+/// Keys, values and latents can be taken back token by token. A recurrent state cannot: a model that has one goes back to
+/// where the last chunk of several tokens began, or to the beginning.
 pub struct Session<'m, B: Inference> {
     backend: &'m B,
     model: &'m Model<B>,
-    caches: Vec<B::KvCache>,
+    caches: Vec<B::Cache>,
     tokens: Vec<u32>,
     /// Tokens after those that the model has read but the host has not.
     unread: usize,
@@ -92,17 +95,26 @@ impl<'m, B: Inference> Session<'m, B> {
         self.capacity
     }
 
-    /// Forgets all but the first `len` tokens.
-    pub fn truncate(&mut self, len: usize) {
-        self.unread = self.unread.min(len.saturating_sub(self.tokens.len()));
-        self.tokens.truncate(len);
-        for cache in &mut self.caches {
-            self.backend.truncate_cache(cache, len);
+    /// Forgets all but the first `len` tokens, and of them those that come after a point that a recurrent state can go back
+    /// to. Gives how many remain.
+    pub fn truncate(&mut self, len: usize) -> usize {
+        let mut kept = self.len().min(len);
+        loop {
+            let caches = self.caches.iter_mut();
+            let lens = caches.map(|cache| self.backend.truncate_cache(cache, kept));
+            // The layer that keeps least decides for all.
+            match lens.min() {
+                Some(least) if least < kept => kept = least,
+                _ => break,
+            }
         }
+        self.unread = self.unread.min(kept.saturating_sub(self.tokens.len()));
+        self.tokens.truncate(kept);
+        kept
     }
 
-    /// Forgets whatever is not a beginning of `prompt`, and of that the last token, whose logits it does not keep.
-    /// Returns how many tokens of `prompt` remain read.
+    /// Forgets whatever is not a beginning of `prompt`, of that the last token, whose logits it does not keep, and more if
+    /// it [has to](Self::truncate). Returns how many tokens of `prompt` remain read.
     pub fn rewind(&mut self, prompt: &[u32]) -> usize {
         let common = self
             .tokens
@@ -110,9 +122,7 @@ impl<'m, B: Inference> Session<'m, B> {
             .zip(prompt)
             .take_while(|(a, b)| a == b)
             .count();
-        let kept = common.min(prompt.len().saturating_sub(1));
-        self.truncate(kept);
-        kept
+        self.truncate(common.min(prompt.len().saturating_sub(1)))
     }
 
     /// Reads `ids`, [`Inference::prompt_rows`] at a time, and gives the logits of the token after the last of them.
@@ -139,7 +149,7 @@ impl<'m, B: Inference> Session<'m, B> {
     /// it was is to be [told](Self::tell) later.
     ///
     /// # Errors
-    /// If it does not fit the session, which then is as before, or the backend fails.
+    /// If it does not fit the session, which then is as before, or the backend fails; then some tokens may be forgotten.
     pub fn follow(&mut self, token: &B::Tokens, choice: &Choice) -> Result<B::Tokens, Error> {
         let before = self.len();
         let embedding = &self.model.embedding;
@@ -196,20 +206,28 @@ impl<'m, B: Inference> Session<'m, B> {
     /// Memory grows with their number: pass [`PREFILL_CHUNK`] at a time.
     ///
     /// # Errors
-    /// If they are outside the vocabulary or do not fit the session, which then is as before.
+    /// If they are outside the vocabulary or do not fit the session, which then is as before. If the backend fails in the
+    /// midst of it, a single token may take others with it where there is a recurrent state: see [`len`](Self::len).
     pub fn forward(&mut self, ids: &[u32]) -> Result<B::Tensor, Error> {
         let before = self.len();
         let result = self.forward_inner(ids);
         match result {
             Ok(_) => self.tokens.extend(ids),
             // Some caches may have taken the tokens already.
-            Err(_) => self.truncate(before),
+            Err(_) => _ = self.truncate(before),
         }
         result
     }
 
     fn forward_inner(&mut self, ids: &[u32]) -> Result<B::Tensor, Error> {
-        self.blocks(self.model.embedding.forward(self.backend, ids)?)
+        let x = self.model.embedding.forward(self.backend, ids)?;
+        // To go back to. A copy of all states for every single token would cost as much as the token.
+        if ids.len() > 1 {
+            for cache in &mut self.caches {
+                self.backend.mark_cache(cache)?;
+            }
+        }
+        self.blocks(x)
     }
 
     fn blocks(&mut self, mut x: B::Tensor) -> Result<B::Tensor, Error> {

@@ -5,7 +5,7 @@ use treillage_backend::{
 };
 use treillage_checkpoint::{Checkpoint, DenseData as Stored, DenseTensor, StoredLinear};
 
-use crate::Error;
+use crate::{Error, plan::NormPlan};
 
 /// Where a model's weights come from, by their names in a Hugging Face checkpoint.
 ///
@@ -71,6 +71,15 @@ pub trait Weights: Send + Sync {
     /// As [`linear`](Self::linear).
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error>;
 
+    /// The values of the tensor `name` of `shape`, row-major, such as a convolution's. Where tensors have no shapes of
+    /// their own, those of a [`vector`](Self::vector) of as many.
+    ///
+    /// # Errors
+    /// As [`linear`](Self::linear).
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        self.vector(name, shape.iter().product())
+    }
+
     /// Whether there is a linear under `prefix`, dense or packed.
     fn has_linear(&self, prefix: &str) -> bool;
 }
@@ -93,6 +102,10 @@ impl Weights for Checkpoint {
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         Ok(Checkpoint::vector(self, name, len)?)
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        Ok(Checkpoint::values(self, name, shape)?)
     }
 
     fn has_linear(&self, prefix: &str) -> bool {
@@ -141,18 +154,29 @@ pub(crate) fn load_linear<B: Inference>(
         .map_err(Error::weight(prefix))
 }
 
+/// The values of a tensor of `shape`.
+pub(crate) fn checked_values(
+    weights: &dyn Weights,
+    name: &str,
+    shape: &[usize],
+) -> Result<Vec<f32>, Error> {
+    let values = weights.values(name, shape)?;
+    let len = shape.iter().product();
+    BackendError::check_shape("values of a tensor", len, values.len())
+        .map_err(Error::weight(name))?;
+    Ok(values)
+}
+
 /// An RMS norm over `len` values, on the backend.
 pub(crate) fn load_norm<B: Inference>(
     backend: &B,
     weights: &dyn Weights,
-    name: &str,
+    norm: &NormPlan,
     len: usize,
     epsilon: f32,
 ) -> Result<B::Norm, Error> {
-    let weight = weights.vector(name, len)?;
-    BackendError::check_shape("values of a norm", len, weight.len())
-        .map_err(Error::weight(name))?;
+    let gains = norm.gains(checked_values(weights, &norm.name, &[len])?);
     backend
-        .load_norm(weight, epsilon)
-        .map_err(Error::weight(name))
+        .load_norm(gains, epsilon)
+        .map_err(Error::weight(&norm.name))
 }

@@ -57,8 +57,8 @@ impl Groups {
 /// ```
 /// use treillage_moe::{Routing, group, route};
 ///
-/// let routing = Routing { top_k: 1, normalize: true };
-/// let routes = route(&[0.0, 1.0, /* */ 1.0, 0.0, /* */ 0.0, 1.0], 2, &routing)?;
+/// let routing = Routing::softmax(1, true);
+/// let routes = route(&[0.0, 1.0, /* */ 1.0, 0.0, /* */ 0.0, 1.0], 2, &routing, None)?;
 /// let groups = group(&routes);
 /// assert!(groups.tokens(0).eq([1]));
 /// assert!(groups.tokens(1).eq([0, 2]));
@@ -98,11 +98,8 @@ mod tests {
 
     #[test]
     fn no_tokens_make_empty_groups() {
-        let routing = Routing {
-            top_k: 2,
-            normalize: true,
-        };
-        let groups = group(&route(&[], 3, &routing).unwrap());
+        let routing = Routing::softmax(2, true);
+        let groups = group(&route(&[], 3, &routing, None).unwrap());
         assert_eq!(groups.experts(), 3);
         assert_eq!(groups.active().count(), 0);
     }
@@ -115,7 +112,7 @@ mod tests {
             })
         ) {
             let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
-            let routes = route(&logits, experts, &Routing { top_k, normalize: true }).unwrap();
+            let routes = route(&logits, experts, &Routing::softmax(top_k, true), None).unwrap();
             let groups = group(&routes);
 
             let mut slow: Vec<u32> = (0..routes.choices().len() as u32).collect();

@@ -15,12 +15,12 @@
 //! ```
 //! use treillage_moe::{Routing, group, route};
 //!
-//! let routing = Routing { top_k: 2, normalize: true };
+//! let routing = Routing::softmax(2, true);
 //! let logits = [
 //!     2.0, 0.0, 1.0, -1.0, // the first token goes to experts 0 and 2
 //!     0.0, 3.0, 3.0, 0.0, // the second to experts 1 and 2, with equal weights
 //! ];
-//! let routes = route(&logits, 4, &routing)?;
+//! let routes = route(&logits, 4, &routing, None)?;
 //! let groups = group(&routes);
 //! assert!(groups.active().eq([0, 1, 2]));
 //! assert!(groups.tokens(2).eq([0, 1]));
@@ -34,7 +34,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | `routing` | softmax and top-k |
+//! | `routing` | scores, corrections, groups and top-k |
 //! | `grouping` | a counting sort of choices by expert |
 //! | `allocation` | rates for groups of linears under an average |
 #![forbid(unsafe_code)]
@@ -47,4 +47,4 @@ mod routing;
 pub use allocation::{Allocation, AverageOutOfRange, Part, RateGroup, allocate};
 pub use error::Error;
 pub use grouping::{Groups, group};
-pub use routing::{Choice, Routes, Routing, route};
+pub use routing::{Choice, GroupLimit, Routes, Routing, Scoring, route};

@@ -172,11 +172,13 @@ pub(crate) fn stages(plan: &BlockPlan, capture: Capture) -> Vec<Vec<&LinearPlan>
     let stage = |linear: &LinearPlan| match (capture, linear.input()) {
         (Capture::Once, _) => 0,
         (Capture::Staged, Input::Attention) => 0,
-        (Capture::Staged, Input::AttentionOutput) => 1,
-        (Capture::Staged, Input::FeedForward | Input::Expert(_)) => 2,
-        (Capture::Staged, Input::Down | Input::ExpertDown(_) | Input::Head) => 3,
+        (Capture::Staged, Input::QueryLatent | Input::Latent) => 1,
+        (Capture::Staged, Input::AttentionOutput) => 2,
+        (Capture::Staged, Input::FeedForward | Input::Expert(_)) => 3,
+        (Capture::Staged, Input::Down | Input::ExpertDown(_) | Input::SharedDown) => 4,
+        (Capture::Staged, Input::Head) => 4,
     };
-    let mut stages: Vec<Vec<&LinearPlan>> = vec![Vec::new(); 4];
+    let mut stages: Vec<Vec<&LinearPlan>> = vec![Vec::new(); 5];
     for linear in &plan.linears {
         stages[stage(linear)].push(linear);
     }

@@ -1,6 +1,6 @@
 //! The original in another basis, and yet the same model.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use half::{bf16, f16};
 use nalgebra::DMatrix;
@@ -11,7 +11,7 @@ use treillage_gptq::Rotation;
 use treillage_linalg::hadamard::{fwht, rotate_columns, rotate_rows};
 use treillage_model::{
     Weights, dense_weights,
-    plan::{EMBEDDING, LinearPlan, ModelPlan, Role, Space},
+    plan::{EMBEDDING, LinearPlan, ModelPlan, NormPlan, Role, Space},
 };
 
 use crate::{Error, rotation};
@@ -80,10 +80,10 @@ impl From<Blocks> for Fold {
 pub struct Folded<'a> {
     source: &'a Checkpoint,
     fold: Fold,
-    /// Every linear, the routers and the head included, with the block it is in.
+    /// Every linear, those that are kept and the head included, with the block it is in.
     linears: HashMap<String, (LinearPlan, usize)>,
     /// Norms whose gain a linear takes up.
-    norms: HashSet<String>,
+    norms: HashMap<String, NormPlan>,
 }
 
 impl<'a> Folded<'a> {
@@ -94,15 +94,14 @@ impl<'a> Folded<'a> {
     pub fn new(source: &'a Checkpoint, plan: &ModelPlan, fold: Fold) -> Result<Self, Error> {
         let head = (&plan.head, plan.blocks.len());
         let blocks = plan.blocks.iter().flat_map(|block| {
-            let linears = block.linears.iter().chain(&block.router);
+            let linears = block.linears.iter().chain(&block.kept_linears);
             linears.map(|linear| (linear, block.index))
         });
         let linears: Vec<(&LinearPlan, usize)> = blocks.chain([head]).collect();
-        let head_dim = source.config().attention.head_dim;
         for &(linear, block) in &linears {
             // Values are rotated head by head.
-            let width = match linear.reads() {
-                Space::Values => head_dim,
+            let width = match (linear.reads(), plan.value_dim) {
+                (Space::Values, Some(head_dim)) => head_dim,
                 _ => linear.shape.in_features,
             };
             rotation::check(fold.of(linear, block), &linear.prefix, width)?;
@@ -110,7 +109,11 @@ impl<'a> Folded<'a> {
         Ok(Self {
             source,
             fold,
-            norms: linears.iter().filter_map(|(l, _)| l.norm.clone()).collect(),
+            norms: linears
+                .iter()
+                .filter_map(|(linear, _)| linear.norm.clone())
+                .map(|norm| (norm.name.clone(), norm))
+                .collect(),
             linears: linears
                 .into_iter()
                 .map(|(linear, block)| (linear.prefix.clone(), (linear.clone(), block)))
@@ -150,7 +153,10 @@ impl<'a> Folded<'a> {
         };
         let (weight, bias) = self.original(plan)?;
         let gain = match (&plan.norm, self.fold.residual) {
-            (Some(norm), Some(_)) => Some(self.source.vector(norm, plan.shape.in_features)?),
+            (Some(norm), Some(_)) => {
+                let stored = self.source.vector(&norm.name, plan.shape.in_features)?;
+                Some(norm.gains(stored))
+            }
             _ => None,
         };
         let read = self.fold.of(plan, *block);
@@ -200,13 +206,13 @@ impl<'a> Folded<'a> {
 
     /// A tensor that is no linear's.
     fn folded_tensor(&self, tensor: DenseTensor) -> Result<DenseTensor, Error> {
-        match self.fold.residual {
-            Some(rotation) if tensor.name() == EMBEDDING => {
+        match (self.fold.residual, self.norms.get(tensor.name())) {
+            (Some(rotation), _) if tensor.name() == EMBEDDING => {
                 edited(&tensor, EMBEDDING, |values| rotated(values, rotation))
             }
-            Some(_) if self.norms.contains(tensor.name()) => {
-                edited(&tensor, tensor.name(), |gains| vec![1.0; gains.len()])
-            }
+            (Some(_), Some(norm)) => edited(&tensor, tensor.name(), |gains| {
+                vec![norm.neutral(); gains.len()]
+            }),
             _ => Ok(tensor),
         }
     }
@@ -246,9 +252,17 @@ impl Weights for Folded<'_> {
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, treillage_model::Error> {
         let values = self.source.vector(name, len)?;
-        match self.fold.residual {
-            Some(_) if self.norms.contains(name) => Ok(vec![1.0; len]),
+        match (self.fold.residual, self.norms.get(name)) {
+            (Some(_), Some(norm)) => Ok(vec![norm.neutral(); len]),
             _ => Ok(values),
+        }
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, treillage_model::Error> {
+        match shape {
+            [len] => self.vector(name, *len),
+            // Norms have one axis.
+            _ => Ok(self.source.values(name, shape)?),
         }
     }
 

@@ -51,6 +51,10 @@ impl Weights for Overlay<'_> {
         Weights::vector(self.source, name, len)
     }
 
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, treillage_model::Error> {
+        Weights::values(self.source, name, shape)
+    }
+
     fn has_linear(&self, prefix: &str) -> bool {
         self.quantized.contains_key(prefix) || Weights::has_linear(self.source, prefix)
     }

@@ -66,6 +66,8 @@ impl Rates {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     AttentionInput,
+    /// What latent attention makes of its inputs.
+    AttentionInner,
     AttentionOutput,
     MlpInput,
     MlpOutput,
@@ -75,17 +77,22 @@ enum Kind {
 impl Kind {
     fn of(role: Role) -> Self {
         match role {
-            Role::Query | Role::Key | Role::Value => Kind::AttentionInput,
-            Role::AttentionOutput => Kind::AttentionOutput,
-            Role::Gate | Role::Up => Kind::MlpInput,
-            Role::Down | Role::Router | Role::Head => Kind::MlpOutput,
+            Role::Query | Role::Key | Role::Value | Role::GatedValue => Kind::AttentionInput,
+            Role::QueryDown | Role::LatentDown => Kind::AttentionInput,
+            Role::DeltaInput | Role::DeltaGates => Kind::AttentionInput,
+            Role::QueryUp | Role::LatentUp => Kind::AttentionInner,
+            Role::AttentionOutput | Role::MixerOutput => Kind::AttentionOutput,
+            Role::Gate | Role::Up | Role::SharedGate | Role::SharedUp => Kind::MlpInput,
+            Role::Down | Role::SharedDown => Kind::MlpOutput,
+            // Not among what is spent on.
+            Role::Router | Role::SharedScale | Role::Head => Kind::MlpOutput,
             Role::ExpertGate | Role::ExpertUp | Role::ExpertDown => Kind::Experts,
         }
     }
 
     fn part(self) -> Part {
         match self {
-            Kind::AttentionInput | Kind::AttentionOutput => Part::Attention,
+            Kind::AttentionInput | Kind::AttentionInner | Kind::AttentionOutput => Part::Attention,
             Kind::MlpInput | Kind::MlpOutput => Part::Mlp,
             Kind::Experts => Part::Experts,
         }

@@ -103,7 +103,7 @@ fn fixed_rotations(
 ) -> Result<Option<Rotations>, Error> {
     let fixed = match &options.method {
         Method::Trellis(_) => Some(Rotations::default()),
-        Method::MrGptq(gptq) => Rotations::fixed(gptq, plan, source.config().attention.head_dim),
+        Method::MrGptq(gptq) => Rotations::fixed(gptq, plan),
     };
     if let Some(rotations) = &fixed {
         // Refused now, if it does not fit.

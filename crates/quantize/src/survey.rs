@@ -31,7 +31,7 @@ pub(crate) struct Rotations {
 
 impl Rotations {
     /// What `options` ask for, unless they leave it to a survey.
-    pub(crate) fn fixed(options: &GptqOptions, plan: &ModelPlan, head_dim: usize) -> Option<Self> {
+    pub(crate) fn fixed(options: &GptqOptions, plan: &ModelPlan) -> Option<Self> {
         let RotationRule::Fixed(rotation) = options.rotation else {
             return None;
         };
@@ -46,9 +46,11 @@ impl Rotations {
                 fold: Fold {
                     residual: Some(rotation),
                     // Heads that are too narrow for it stay as they are.
-                    values: match head_dim.is_multiple_of(block) {
-                        true => vec![rotation; plan.blocks.len()],
-                        false => Vec::new(),
+                    values: match plan.value_dim {
+                        Some(dim) if dim.is_multiple_of(block) => {
+                            vec![rotation; plan.blocks.len()]
+                        }
+                        _ => Vec::new(),
                     },
                 },
                 ..Self::default()
@@ -93,9 +95,9 @@ impl<B: Quantization> Survey<'_, B> {
             true => self.options.online_candidates(self.plan),
             false => rotation::candidates(config.hidden_size),
         };
-        let value_candidates = match online {
-            true => Vec::new(),
-            false => rotation::candidates(config.attention.head_dim),
+        let value_candidates = match (online, self.plan.value_dim) {
+            (false, Some(head_dim)) => rotation::candidates(head_dim),
+            _ => Vec::new(),
         };
         // Rotations go with the gains of the norms in the linears behind them; no rotation leaves both alone.
         let gainless = Fold {
@@ -172,7 +174,8 @@ impl<B: Quantization> Survey<'_, B> {
         let tried = [Rotation::None];
         let errors = match &linears[0].norm {
             Some(norm) => {
-                let gain = self.source.vector(norm, linears[0].shape.in_features)?;
+                let width = linears[0].shape.in_features;
+                let gain = norm.gains(self.source.vector(&norm.name, width)?);
                 trial::errors(plain, linears, split, Some(&gain), &tried, self.config)?
             }
             None => trial::errors(plain, linears, split, None, &tried, self.config)?,

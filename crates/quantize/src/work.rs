@@ -132,7 +132,7 @@ impl<'a> Work<'a> {
             .map(|name| source.dense(name))
             .collect::<Result<_, _>>()?;
         let kept = kept.iter().map(|tensor| {
-            // Of the matrices only a router is not quantized.
+            // Of the matrices those of routers and gates are not quantized.
             match tensor.name().strip_suffix(".weight") {
                 Some(name) if tensor.shape().len() == 2 => Module::Linear {
                     name,

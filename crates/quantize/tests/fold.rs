@@ -13,7 +13,10 @@ use serde_json::{Map, Value, json};
 use treillage_checkpoint::{Checkpoint, DenseTensor};
 use treillage_cpu::CpuBackend;
 use treillage_gptq::Rotation;
-use treillage_model::{Model, Weights, plan::plan};
+use treillage_model::{
+    Model, Weights,
+    plan::{Input, LinearPlan, Space, plan},
+};
 use treillage_quantize::{Error, Fold, Folded};
 
 /// A random model of both kinds of block, with biases and norms that are far from one, in f32, so that nothing is lost
@@ -93,9 +96,10 @@ impl Made {
     }
 }
 
-/// The fixture, in f32.
-fn fixture(dir: &Path) -> Checkpoint {
-    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/micro-qwen3_moe");
+/// A fixture, in f32.
+fn fixture(name: &str, dir: &Path) -> Checkpoint {
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    let source = fixtures.join(name);
     let source = Checkpoint::open(source).unwrap();
     let tensors = source.names().map(|name| {
         let tensor: DenseTensor = source.dense(name).unwrap();
@@ -178,7 +182,7 @@ fn assert_same_model(source: &Checkpoint) {
     let plan = plan(config);
     for fold in folds(
         config.hidden_size,
-        config.attention.head_dim,
+        plan.value_dim.unwrap_or(1),
         plan.blocks.len(),
     ) {
         let folded = Folded::new(source, &plan, fold.clone()).unwrap();
@@ -189,28 +193,41 @@ fn assert_same_model(source: &Checkpoint) {
             let [a, b] = [source.dense(name).unwrap(), folded.dense(name).unwrap()];
             a.to_f32() != b.to_f32()
         };
-        let first = "model.layers.0.self_attn";
+        let block = &plan.blocks[0];
+        let moved = |linear: &LinearPlan| changed(&format!("{}.weight", linear.prefix));
         assert_eq!(
             changed("model.layers.0.input_layernorm.weight"),
             fold.residual.is_some()
         );
-        assert_eq!(
-            changed(&format!("{first}.q_proj.weight")),
-            fold.residual.is_some()
-        );
-        assert!(!changed(&format!("{first}.q_norm.weight")));
+        let readers = block.linears.iter().chain(&block.kept_linears);
+        for linear in readers.filter(|linear| linear.norm.is_some()) {
+            assert!(
+                moved(linear) || fold.residual.is_none(),
+                "{}",
+                linear.prefix
+            );
+        }
+        assert_eq!(moved(&block.linears[0]), fold.residual.is_some());
+        let inner = |name: &&String| name.contains("_attn.") && name.contains("norm");
+        for norm in block.kept.iter().filter(inner) {
+            assert!(!changed(norm), "{norm}");
+        }
         let rotates = |rotation: Option<&Rotation>| matches!(rotation, Some(Rotation::Block(_)));
-        assert_eq!(
-            changed(&format!("{first}.o_proj.weight")),
-            rotates(fold.residual.as_ref()) || rotates(fold.values.first())
-        );
+        let mut outputs = block.linears.iter();
+        let output = outputs
+            .find(|l| l.input() == Input::AttentionOutput)
+            .unwrap();
+        let values = output.reads() == Space::Values && rotates(fold.values.first());
+        assert_eq!(moved(output), rotates(fold.residual.as_ref()) || values);
     }
 }
 
 #[test]
-fn the_fixture_computes_the_same_logits() {
-    let dir = tempfile::tempdir().unwrap();
-    assert_same_model(&fixture(dir.path()));
+fn the_fixtures_compute_the_same_logits() {
+    for name in ["micro-qwen3_moe", "micro-glm4_moe_lite", "micro-qwen3_next"] {
+        let dir = tempfile::tempdir().unwrap();
+        assert_same_model(&fixture(name, dir.path()));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The repository's own small model and texts.
+//! The repository's own small models and texts.
 
 use std::path::{Path, PathBuf};
 

@@ -291,6 +291,84 @@ fn group_quantized_models_travel_too() {
     }
 }
 
+/// The same journey with other architectures; what does not depend on them is not looked at twice.
+#[test]
+fn every_architecture_travels() {
+    let dir = TempDir::new().unwrap();
+    for (model, linears, mixers, state) in [
+        // Three layers of five projections, one of them dense, two with six experts and a shared one; the head.
+        (
+            "micro-glm4_moe_lite",
+            3 * 5 + 3 + 2 * 7 * 3 + 1,
+            "3 × latent attention",
+            0,
+        ),
+        // Two layers with a state, of two projections, and one of four; four experts and a shared one in each; the head.
+        (
+            "micro-qwen3_next",
+            2 * 2 + 4 + 3 * 5 * 3 + 1,
+            "2 × gated DeltaNet",
+            2 * 4 * 64 * 64 * 4,
+        ),
+    ] {
+        let out = dir.path().join(model);
+        let summary = json(
+            treillage(["quantize", "--bpw", "3", "--calib-rows", "8", "--calib"])
+                .arg(fixture("text/calib.txt"))
+                .args(["--calib-cols", "128", "--out"])
+                .arg(&out)
+                .arg(fixture(model)),
+        );
+        assert_eq!(summary["linears"].as_array().unwrap().len(), linears);
+
+        let report = json(treillage(["inspect"]).arg(&out));
+        let reference = std::fs::read(fixture(model).join("reference.json")).unwrap();
+        let reference: Value = serde_json::from_slice(&reference).unwrap();
+        // Corrections of scores are no parameters to transformers.
+        let corrections = if model.contains("glm") { 2 * 6 } else { 0 };
+        let parameters = reference["parameters"].as_u64().unwrap() + corrections;
+        assert_eq!(report["parameters"], parameters);
+        assert_eq!(report["bits_per_weight"], 3.0);
+        assert_eq!(report["memory"]["recurrent_state"], state);
+        let table = stdout(treillage(["inspect"]).arg(&out));
+        assert!(table.contains(mixers), "no `{mixers}` in:\n{table}");
+
+        let command = || {
+            let mut command = treillage(["generate", "--prompt", "The Rust programming"]);
+            command.args(["--max-tokens", "8", "--temperature", "0"]);
+            command
+        };
+        let said = json(command().arg(&out))["text"].clone();
+        assert!(!said.as_str().unwrap().is_empty());
+        chat(&out);
+
+        let dense = dir.path().join(format!("{model} dense"));
+        let report = json(
+            treillage(["dequantize", "--dtype", "f16", "--out"])
+                .arg(&dense)
+                .arg(&out),
+        );
+        assert_eq!(report["linears"], linears);
+        let compare = |model: &Path, reference: &Path| {
+            let report = json(
+                treillage(["eval", "--windows", "2", "--arithmetic", "exact", "--text"])
+                    .arg(fixture("text/eval.txt"))
+                    .arg("--reference")
+                    .arg(reference)
+                    .arg(model),
+            );
+            report["kl_divergence"].as_f64().unwrap()
+        };
+        let rounding = compare(&dense, &out);
+        assert!(rounding.abs() < 1e-4, "{model}: {rounding}");
+        let divergence = compare(&out, &fixture(model));
+        assert!(
+            divergence > 0.0 && divergence < 0.1,
+            "{model}: {divergence}"
+        );
+    }
+}
+
 #[test]
 fn counters_are_told_and_no_work_falls_back() {
     let caches = TempDir::new().unwrap();

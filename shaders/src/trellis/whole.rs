@@ -244,12 +244,16 @@ impl TrellisMatmul {
                 for q in 0..4 {
                     let run = 2 * row + tile;
                     let values = weights(&mut text, self.bits, self.codebook, run, half, q);
-                    let to = Self::PITCH * (64 * tile + 8 * half) + q;
+                    let four = format!("four{run}_{half}_{q}");
                     let values = values.join(", ");
                     let _ = writeln!(
                         text,
-                        "decoded[near + {to}u] = vec4<f16>(fma(vec4<f32>({values}), scale, offset));"
+                        "let {four} = vec4<f16>(fma(vec4<f32>({values}), scale, offset));"
                     );
+                    for (place, of) in COMPONENTS.iter().enumerate() {
+                        let to = Self::PITCH * (64 * tile + 8 * half) + 4 * q + place;
+                        let _ = writeln!(text, "decoded[near + {to}u] = {four}.{of};");
+                    }
                 }
             }
         }
@@ -259,10 +263,10 @@ impl TrellisMatmul {
     /// Teams of a workgroup.
     const TEAMS: usize = 8;
     /// Workgroup memory that it takes: what a device must have.
-    pub const WORKGROUP_BYTES: u32 = 8 * 8 * 16 * 8 * Self::PITCH as u32 + 4;
-    /// Vectors from a decoded column to the next in workgroup memory: one more than there are, so that neighbours lie in
+    pub const WORKGROUP_BYTES: u32 = 8 * 8 * 16 * 2 * Self::PITCH as u32 + 4;
+    /// Halves from a decoded column to the next in workgroup memory: four more than there are, so that neighbours lie in
     /// different banks.
-    const PITCH: usize = 5;
+    const PITCH: usize = 20;
 }
 
 impl TrellisRotate {

@@ -18,12 +18,12 @@ enable wgpu_cooperative_matrix;
 {{BINDINGS}}
 
 const TEAMS = 8u;
-// Fours of halves from a column of a tile to the next, and those of a tile.
-const PITCH = 5u;
+// Halves from a column of a tile to the next, and those of a tile.
+const PITCH = 20u;
 const TILE = 16u * PITCH;
 
 // Of each team, eight tiles by column.
-var<workgroup> decoded: array<vec4<f16>, TEAMS * 8u * TILE>;
+var<workgroup> decoded: array<f16, TEAMS * 8u * TILE>;
 var<workgroup> has_work: u32;
 
 @compute @workgroup_size(256)

@@ -3,7 +3,7 @@
 use super::noise::Noise;
 use super::reference::{self, Matrix};
 use super::{Failure, compare, ensure};
-use crate::{AttentionInputs, AttentionSpec, Error, Inference, Rope, RopePairing};
+use crate::{AttentionInputs, AttentionSpec, Error, Inference, MixerSpec, Rope, RopePairing};
 
 const EPSILON: f32 = 1e-6;
 
@@ -18,6 +18,7 @@ fn spec(heads: usize, kv_heads: usize, head_dim: usize, rotated: usize) -> Atten
             dims: rotated,
             pairing: RopePairing::HalfSplit,
         },
+        output_gate: false,
     }
 }
 
@@ -34,7 +35,7 @@ impl Sequence {
     fn new(spec: AttentionSpec, tokens: usize, normed: bool) -> Self {
         let mut noise = Noise::new(20);
         let [wide, narrow] =
-            [spec.heads, spec.kv_heads].map(|heads| tokens * heads * spec.head_dim);
+            [spec.query_width(), spec.kv_heads * spec.head_dim].map(|width| tokens * width);
         let mut values = |count: usize| -> Vec<f32> {
             // Large enough that the softmax has something to choose.
             noise.values(count).iter().map(|x| 3.0 * x).collect()
@@ -51,7 +52,10 @@ impl Sequence {
     }
 
     fn expected(&self) -> Vec<f64> {
-        let [wide, narrow] = [self.spec.heads, self.spec.kv_heads].map(|h| h * self.spec.head_dim);
+        let (wide, narrow) = (
+            self.spec.query_width(),
+            self.spec.kv_heads * self.spec.head_dim,
+        );
         let norms = self.norms.as_ref();
         reference::attention(
             &Matrix::new(&self.q, wide),
@@ -68,15 +72,15 @@ impl Sequence {
         &self,
         backend: &B,
         range: std::ops::Range<usize>,
-        cache: &mut B::KvCache,
+        cache: &mut B::Cache,
     ) -> Result<Vec<f32>, Error> {
-        let part = |x: &[f32], heads: usize| {
-            let width = heads * self.spec.head_dim;
+        let part = |x: &[f32], width: usize| {
             backend.upload(&x[range.start * width..range.end * width], width)
         };
-        let q = part(&self.q, self.spec.heads)?;
-        let k = part(&self.k, self.spec.kv_heads)?;
-        let v = part(&self.v, self.spec.kv_heads)?;
+        let narrow = self.spec.kv_heads * self.spec.head_dim;
+        let q = part(&self.q, self.spec.query_width())?;
+        let k = part(&self.k, narrow)?;
+        let v = part(&self.v, narrow)?;
         let mut norms = Vec::new();
         for weight in self.norms.iter().flatten() {
             norms.push(backend.load_norm(weight.clone(), EPSILON)?);
@@ -104,7 +108,7 @@ fn whole<B: Inference>(
 ) -> Result<(), Failure> {
     for tokens in [1, 9, 150] {
         let sequence = Sequence::new(spec, tokens, normed);
-        let mut cache = backend.new_cache(&spec, tokens)?;
+        let mut cache = backend.new_cache(&MixerSpec::Attention(spec), tokens)?;
         let found = sequence.attend(backend, 0..tokens, &mut cache)?;
         let what = format!("attention of {tokens} tokens, {spec:?}");
         compare(what, &sequence.expected(), &found, tolerance)?;
@@ -136,13 +140,35 @@ pub fn attention_with_partial_rotation<B: Inference>(
     whole(backend, tolerance, spec(4, 4, 40, 10), true)
 }
 
+/// Outputs that gates have a say in.
+pub fn attention_with_output_gates<B: Inference>(
+    backend: &B,
+    tolerance: f64,
+) -> Result<(), Failure> {
+    let gated = AttentionSpec {
+        output_gate: true,
+        ..spec(6, 2, 32, 8)
+    };
+    whole(backend, tolerance, gated, true)
+}
+
+/// Neighbours that rotate together.
+pub fn attention_with_interleaved_rotation<B: Inference>(
+    backend: &B,
+    tolerance: f64,
+) -> Result<(), Failure> {
+    let mut interleaved = spec(4, 2, 32, 24);
+    interleaved.rope.pairing = RopePairing::Interleaved;
+    whole(backend, tolerance, interleaved, false)
+}
+
 /// A sequence in pieces attends as it does at once.
 pub fn attention_in_chunks_is_attention_of_the_whole<B: Inference>(
     backend: &B,
     tolerance: f64,
 ) -> Result<(), Failure> {
     let sequence = Sequence::new(spec(8, 2, 32, 32), 140, true);
-    let mut cache = backend.new_cache(&sequence.spec, 200)?;
+    let mut cache = backend.new_cache(&MixerSpec::Attention(sequence.spec), 200)?;
     let mut found = Vec::new();
     for range in [0..1, 1..70, 70..71, 71..72, 72..139, 139..140] {
         found.extend(sequence.attend(backend, range, &mut cache)?);
@@ -163,18 +189,18 @@ pub fn attention_after_truncation<B: Inference>(
     let sequence = Sequence::new(spec(4, 2, 32, 32), 30, true);
     let mut other = Sequence::new(sequence.spec, 30, true);
     other.k.iter_mut().for_each(|x| *x = 1.0 - *x);
-    let mut cache = backend.new_cache(&sequence.spec, 30)?;
+    let mut cache = backend.new_cache(&MixerSpec::Attention(sequence.spec), 30)?;
     sequence.attend(backend, 0..20, &mut cache)?;
     other.attend(backend, 20..30, &mut cache)?;
-    backend.truncate_cache(&mut cache, 20);
-    ensure(backend.cache_len(&cache) == 20, || {
+    let kept = backend.truncate_cache(&mut cache, 20);
+    ensure((kept, backend.cache_len(&cache)) == (20, 20), || {
         "a truncated cache keeps another number of tokens".to_owned()
     })?;
     let found = sequence.attend(backend, 20..30, &mut cache)?;
     let expected = sequence.expected().split_off(20 * sequence.width());
     compare("attention after truncation", &expected, &found, tolerance)?;
-    backend.truncate_cache(&mut cache, 50);
-    ensure(backend.cache_len(&cache) == 30, || {
+    let kept = backend.truncate_cache(&mut cache, 50);
+    ensure((kept, backend.cache_len(&cache)) == (30, 30), || {
         "truncation to more than there is changed the cache".to_owned()
     })?;
     backend.truncate_cache(&mut cache, 0);
@@ -193,7 +219,7 @@ pub fn attention_beyond_the_capacity_is_refused<B: Inference>(
     tolerance: f64,
 ) -> Result<(), Failure> {
     let sequence = Sequence::new(spec(2, 1, 32, 32), 12, false);
-    let mut cache = backend.new_cache(&sequence.spec, 10)?;
+    let mut cache = backend.new_cache(&MixerSpec::Attention(sequence.spec), 10)?;
     sequence.attend(backend, 0..8, &mut cache)?;
     let refused = matches!(
         sequence.attend(backend, 8..11, &mut cache),

@@ -1,15 +1,18 @@
 //! A suite that every backend passes: each op against a slow and obvious computation in f64.
 //!
-//! A backend's tests instantiate it with [`inference_conformance!`](crate::inference_conformance) and
-//! [`quantization_conformance!`](crate::quantization_conformance), one `#[test]` per case; [`run_inference`] and
-//! [`run_quantization`] run all cases where there is no test harness, on a user's device say.
+//! A backend's tests instantiate it with [`inference_conformance!`](crate::inference_conformance),
+//! [`hybrid_conformance!`](crate::hybrid_conformance) and
+//! [`quantization_conformance!`](crate::quantization_conformance), one `#[test]` per case; [`run_inference`], [`run_hybrid`]
+//! and [`run_quantization`] run all cases where there is no test harness, on a user's device say.
 //!
 //! The tolerance is the largest difference from the reference, as a fraction of the largest value expected: about
 //! `1e-5` for arithmetic in f32, `1e-2` for f16.
 
 mod attention;
+mod delta;
 mod encode;
 mod grouped;
+mod latent;
 mod layer;
 mod linears;
 mod networks;
@@ -20,7 +23,9 @@ mod sampling;
 mod watch;
 
 pub use attention::*;
+pub use delta::*;
 pub use encode::*;
+pub use latent::*;
 pub use linears::*;
 pub use networks::*;
 pub use rows::*;
@@ -98,6 +103,28 @@ macro_rules! for_inference_cases {
     };
 }
 
+/// The cases of ops beyond grouped-query attention and a softmax over experts.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! for_hybrid_cases {
+    ($with:ident, $($argument:tt)*) => {
+        $crate::$with! { [$($argument)*]
+            attention_with_output_gates
+            attention_with_interleaved_rotation
+            latent_attention_of_the_whole
+            latent_attention_in_chunks_is_that_of_the_whole
+            latent_attention_after_truncation
+            latent_attention_of_stored_expansions
+            delta_rules_over_the_whole
+            delta_rules_in_chunks_are_those_of_the_whole
+            delta_rules_go_back_to_marks
+            delta_rules_beyond_the_capacity_are_refused
+            experts_by_sigmoids
+            shared_experts
+        }
+    };
+}
+
 #[doc(hidden)]
 #[macro_export]
 macro_rules! for_quantization_cases {
@@ -107,6 +134,8 @@ macro_rules! for_quantization_cases {
             shared_moments_count_once
             watched_networks_gather_their_inputs
             watched_experts_gather_their_tokens
+            watched_shared_experts_gather_every_token
+            watched_expansions_gather_latents
             taken_moments_start_anew
             encoded_linears_approximate_their_weights
             encoding_depends_on_the_job_alone
@@ -149,6 +178,15 @@ macro_rules! inference_conformance {
     };
 }
 
+/// As [`inference_conformance!`], for the ops of hybrid architectures: latent attention, gated attention, the delta rule,
+/// sigmoid routing and shared experts.
+#[macro_export]
+macro_rules! hybrid_conformance {
+    ($backend:expr, $tolerance:expr) => {
+        $crate::for_hybrid_cases! { conformance_tests, $backend, $tolerance }
+    };
+}
+
 /// One `#[test]` per case of the quantization suite, for a backend and a tolerance.
 #[macro_export]
 macro_rules! quantization_conformance {
@@ -163,6 +201,15 @@ macro_rules! quantization_conformance {
 /// The first [`Failure`].
 pub fn run_inference<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
     crate::for_inference_cases! { conformance_run, backend, tolerance }
+    Ok(())
+}
+
+/// Runs the suite of hybrid architectures' ops.
+///
+/// # Errors
+/// The first [`Failure`].
+pub fn run_hybrid<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    crate::for_hybrid_cases! { conformance_run, backend, tolerance }
     Ok(())
 }
 

@@ -6,9 +6,11 @@ use treillage_trellis::Codebook;
 use super::grouped::Make;
 use super::layer::{Layer, Storage, shape};
 use super::noise::Noise;
-use super::reference::{Matrix, rms_norm, route};
+use super::reference::{Matrix, rms_norm, route, sigmoid};
 use super::{Failure, compare};
-use crate::{Error, Inference, LinearShape, Routing, SwiGlu};
+use crate::{
+    Error, GroupLimit, Inference, LinearShape, MoeLayer, Routing, Scoring, SharedExpert, SwiGlu,
+};
 
 const EPSILON: f32 = 1e-6;
 const TRELLIS: Storage = Storage::Trellis(3, Codebook::Mul1);
@@ -82,6 +84,14 @@ pub(super) struct Routed {
     pub(super) router: Layer,
     pub(super) experts: Vec<SwiGlu<Layer>>,
     pub(super) routing: Routing,
+    correction: Vec<f32>,
+    pub(super) shared: Option<Shared>,
+}
+
+/// An expert that sees every token, and its gate.
+pub(super) struct Shared {
+    pub(super) network: SwiGlu<Layer>,
+    gate: Option<Layer>,
 }
 
 impl Routed {
@@ -97,7 +107,32 @@ impl Routed {
                 .map(|_| SwiGlu::random(&mut noise, storage, shape(width, intermediate)))
                 .collect::<Result<_, _>>()?,
             routing,
+            correction: Vec::new(),
+            shared: None,
         })
+    }
+
+    /// The same, with random corrections of scores.
+    fn corrected(mut self) -> Self {
+        self.correction = Noise::new(32).values(self.experts.len());
+        self
+    }
+
+    /// The same, with a shared expert `intermediate` wide.
+    pub(super) fn shared(
+        mut self,
+        storage: Storage,
+        intermediate: usize,
+        gated: bool,
+    ) -> Result<Self, Error> {
+        let mut noise = Noise::new(33);
+        let network = SwiGlu::random(&mut noise, storage, shape(self.width, intermediate))?;
+        let gate = Layer::new(&mut noise, Storage::Bf16, shape(self.width, 1), false)?;
+        self.shared = Some(Shared {
+            network,
+            gate: gated.then_some(gate),
+        });
+        Ok(self)
     }
 
     pub(super) fn load<B: Inference>(&self, backend: &B) -> Result<B::Experts, Error> {
@@ -113,27 +148,64 @@ impl Routed {
         x: &[f32],
         experts: &B::Experts,
     ) -> Result<Vec<f32>, Error> {
+        let shared = match &self.shared {
+            Some(shared) => Some(shared.network.load(backend)?),
+            None => None,
+        };
+        self.run_beside(backend, x, experts, shared.as_ref())
+    }
+
+    /// As [`run`](Self::run), with the shared network as it was loaded.
+    pub(super) fn run_beside<B: Inference>(
+        &self,
+        backend: &B,
+        x: &[f32],
+        experts: &B::Experts,
+        shared: Option<&SwiGlu<B::Linear>>,
+    ) -> Result<Vec<f32>, Error> {
         let norm = backend.load_norm(self.norm.clone(), EPSILON)?;
         let router = self.router.load(backend)?;
+        let correction = match &self.correction[..] {
+            [] => None,
+            correction => Some(backend.upload(correction, correction.len())?),
+        };
+        let gate = match self.shared.as_ref().and_then(|shared| shared.gate.as_ref()) {
+            Some(gate) => Some(gate.load(backend)?),
+            None => None,
+        };
+        let layer = MoeLayer {
+            router: &router,
+            correction: correction.as_ref(),
+            experts,
+            shared: shared.map(|network| SharedExpert {
+                network,
+                gate: gate.as_ref(),
+            }),
+        };
         let x = backend.upload(x, self.width)?;
-        backend.read(&backend.moe(&x, &norm, &router, experts, &self.routing)?)
+        backend.read(&backend.moe(&x, &norm, layer, &self.routing)?)
     }
 
     /// The normed row, and its experts with their weights.
     pub(super) fn route(&self, x: &[f64]) -> (Vec<f64>, Vec<(usize, f64)>) {
         let normed = rms_norm(x, &self.norm, EPSILON);
-        let routes = route(&self.router.apply(&normed), &self.routing);
+        let routes = route(&self.router.apply(&normed), &self.routing, &self.correction);
         (normed, routes)
     }
 
     fn expected(&self, x: &[f32]) -> Matrix {
+        let scaled =
+            |y: Vec<f64>, factor: f64| -> Vec<f64> { y.iter().map(|y| factor * y).collect() };
         Matrix::new(x, self.width).map_rows(|x| {
             let (normed, routes) = self.route(x);
-            routes.iter().fold(x.to_vec(), |sum, &(expert, weight)| {
-                let given = self.experts[expert].apply(&normed);
-                let given: Vec<f64> = given.iter().map(|y| weight * y).collect();
-                plus(&sum, &given)
-            })
+            let mut sum = routes.iter().fold(x.to_vec(), |sum, &(expert, weight)| {
+                plus(&sum, &scaled(self.experts[expert].apply(&normed), weight))
+            });
+            if let Some(Shared { network, gate }) = &self.shared {
+                let factor = gate.as_ref().map_or(1.0, |g| sigmoid(g.apply(&normed)[0]));
+                sum = plus(&sum, &scaled(network.apply(&normed), factor));
+            }
+            sum
         })
     }
 
@@ -155,7 +227,7 @@ impl Routed {
 }
 
 fn routing(top_k: usize, normalize: bool) -> Routing {
-    Routing { top_k, normalize }
+    Routing::softmax(top_k, normalize)
 }
 
 /// Dense experts, weights as the softmax gives them.
@@ -186,6 +258,42 @@ pub fn experts_without_tokens<B: Inference>(backend: &B, tolerance: f64) -> Resu
 pub fn experts_of_one_token<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
     for storage in [Storage::F32, TRELLIS, NVFP4] {
         Routed::new(storage, 8, routing(4, true))?.check(backend, tolerance, 1)?;
+    }
+    Ok(())
+}
+
+/// Scores by sigmoids, corrected and scaled, of all groups or of some.
+pub fn experts_by_sigmoids<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    let sigmoid = Routing {
+        scoring: Scoring::Sigmoid,
+        scale: 1.8,
+        ..routing(3, true)
+    };
+    let limited = Routing {
+        limit: Some(GroupLimit { groups: 4, kept: 2 }),
+        ..sigmoid
+    };
+    let plain = Routing {
+        normalize: false,
+        ..sigmoid
+    };
+    for (routing, tokens) in [(sigmoid, 1), (sigmoid, 40), (limited, 40), (plain, 7)] {
+        let routed = Routed::new(Storage::Bf16, 12, routing)?.corrected();
+        routed.check(backend, tolerance, tokens)?;
+    }
+    Ok(())
+}
+
+/// Shared experts, as wide as the others or not, with and without a gate.
+pub fn shared_experts<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
+    for storage in [Storage::Bf16, TRELLIS, INT4] {
+        for (intermediate, gated) in [(90, true), (180, false)] {
+            for tokens in [1, 40] {
+                Routed::new(storage, 6, routing(2, true))?
+                    .shared(storage, intermediate, gated)?
+                    .check(backend, tolerance, tokens)?;
+            }
+        }
     }
     Ok(())
 }

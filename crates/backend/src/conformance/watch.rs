@@ -5,12 +5,13 @@ use treillage_linalg::Hessian;
 use treillage_trellis::Codebook;
 
 use super::grouped::Make;
+use super::latent::Latents;
 use super::layer::{Layer, Storage, shape};
 use super::networks::Routed;
 use super::noise::Noise;
 use super::reference::{Matrix, rms_norm};
 use super::{Failure, compare, ensure};
-use crate::{Quantization, RouteWeighting, Routing, SwiGlu};
+use crate::{MixerSpec, Quantization, RouteWeighting, Routing, SwiGlu};
 
 const EPSILON: f32 = 1e-6;
 const STORAGES: [Storage; 3] = [
@@ -150,10 +151,7 @@ pub fn watched_experts_gather_their_tokens<B: Quantization>(
 ) -> Result<(), Failure> {
     let count = 12;
     for weighting in [RouteWeighting::Uniform, RouteWeighting::Squared] {
-        let routing = Routing {
-            top_k: 2,
-            normalize: true,
-        };
+        let routing = Routing::softmax(2, true);
         let routed = Routed::new(Storage::Bf16, count, routing)?;
         let mut experts = routed.load(backend)?;
         let moments = |width: usize| -> Result<Vec<B::Moments>, Failure> {
@@ -195,6 +193,50 @@ pub fn watched_experts_gather_their_tokens<B: Quantization>(
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// A shared expert gathers every token.
+pub fn watched_shared_experts_gather_every_token<B: Quantization>(
+    backend: &B,
+    tolerance: f64,
+) -> Result<(), Failure> {
+    let storage = Storage::Bf16;
+    let routed = Routed::new(storage, 4, Routing::softmax(2, true))?.shared(storage, 70, true)?;
+    let Some(shared) = &routed.shared else {
+        return Ok(());
+    };
+    let mut network = shared.network.load(backend)?;
+    let (input, down) = (backend.new_moments(routed.width)?, backend.new_moments(70)?);
+    backend.watch(&mut network.gate, &input)?;
+    backend.watch(&mut network.down, &down)?;
+    let x = Noise::new(45).values(9 * routed.width);
+    routed.run_beside(backend, &x, &routed.load(backend)?, Some(&network))?;
+    let normed = Matrix::new(&x, routed.width).map_rows(|x| routed.route(x).0);
+    let hidden = normed.map_rows(|x| shared.network.hidden(x));
+    for (what, rows, moments) in [("input", normed, input), ("hidden", hidden, down)] {
+        let what = format!("{what} of a shared expert");
+        Gathered::of(&rows).compare(&what, &backend.take_moments(&moments)?, tolerance)?;
+    }
+    Ok(())
+}
+
+/// A watched expansion gathers the latents it makes keys and values of.
+pub fn watched_expansions_gather_latents<B: Quantization>(
+    backend: &B,
+    tolerance: f64,
+) -> Result<(), Failure> {
+    for tokens in [1, 30] {
+        let sequence = Latents::new(tokens, Storage::Bf16)?;
+        let mut expansion = sequence.load(backend)?;
+        let moments = backend.new_moments(sequence.spec.rank)?;
+        backend.watch_expansion(&mut expansion, &moments)?;
+        let mut cache = backend.new_cache(&MixerSpec::Latent(sequence.spec), tokens)?;
+        sequence.attend(backend, &expansion, 0..tokens, &mut cache)?;
+        let (_, latents) = sequence.expected();
+        let what = format!("latents of {tokens} tokens");
+        Gathered::of(&latents).compare(&what, &backend.take_moments(&moments)?, tolerance)?;
     }
     Ok(())
 }

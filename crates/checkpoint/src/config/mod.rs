@@ -1,6 +1,9 @@
 //! `config.json` and `generation_config.json`: what the model is.
 
+mod feed_forward;
 mod fields;
+mod limit;
+mod mixer;
 mod model;
 mod quantization;
 
@@ -9,7 +12,9 @@ use std::{fmt, path::Path};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
-pub use model::{Architecture, Attention, FeedForward, ModelConfig, Moe};
+pub use feed_forward::{FeedForward, Moe, Scoring, SharedExpert};
+pub use mixer::{Attention, DeltaNet, LatentAttention, Mixer};
+pub use model::{Architecture, ModelConfig};
 pub use quantization::{FpQuantDtype, GptqVersion, Quantization};
 
 use crate::{Error, json};
@@ -72,6 +77,18 @@ pub enum ConfigError {
         /// What there is.
         supported: &'static str,
     },
+}
+
+/// Refuses a list that has not one entry per block.
+fn one_per_layer<T>(field: &'static str, list: &[T], num_layers: usize) -> Result<(), ConfigError> {
+    if list.len() == num_layers {
+        return Ok(());
+    }
+    Err(ConfigError::Implausible {
+        field,
+        value: format!("a list of {}", list.len()),
+        expected: format!("one entry for each of {num_layers} blocks"),
+    })
 }
 
 /// The JSON object in the file `path`, without any `tensor_storage`.

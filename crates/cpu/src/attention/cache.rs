@@ -2,14 +2,17 @@
 
 use rayon::prelude::*;
 use treillage_backend::{AttentionSpec, Error};
-use treillage_trellis::lanes::LANES;
+use treillage_trellis::lanes::{Isa, LANES};
 
-/// Keys and values of one layer, for one sequence, in f32. It grows with the tokens it holds.
+use super::kernel::Past;
+use super::product::Product;
+use crate::cache::Room;
+
+/// Keys and values of one layer, for one sequence.
 #[derive(Debug)]
-pub struct KvCache {
+pub(crate) struct KvCache {
     spec: AttentionSpec,
-    capacity: usize,
-    len: usize,
+    room: Room,
     heads: Vec<Head>,
 }
 
@@ -21,75 +24,97 @@ pub(super) const KEYS: usize = 64;
 /// Keys and values of one head, laid out so that products with both run along memory.
 #[derive(Debug)]
 pub(super) struct Head {
-    dim: usize,
-    /// Blocks of [`KEYS`] tokens, each `[dim, KEYS]`.
+    key_dim: usize,
+    value_dim: usize,
+    /// Blocks of [`KEYS`] tokens, each `[key_dim, KEYS]`.
     keys: Vec<f32>,
     /// A row per token, padded with zeros to whole vectors.
     values: Vec<f32>,
 }
 
 impl Head {
-    fn new(dim: usize) -> Self {
+    fn new(key_dim: usize, value_dim: usize) -> Self {
         Self {
-            dim,
+            key_dim,
+            value_dim,
             keys: Vec::new(),
             values: Vec::new(),
         }
     }
 
-    /// Values of a head.
-    pub(super) fn dim(&self) -> usize {
-        self.dim
+    /// A head of `tokens` whose keys and values are zeros, to be filled: all blocks of keys, and all rows of values.
+    pub(super) fn zeros(key_dim: usize, value_dim: usize, tokens: usize) -> Self {
+        let mut head = Self::new(key_dim, value_dim);
+        head.keys = vec![0.0; tokens.next_multiple_of(KEYS) * key_dim];
+        head.values = vec![0.0; tokens * head.value_width()];
+        head
     }
 
-    /// Width of a row of [`Head::values`].
-    pub(super) fn width(&self) -> usize {
-        self.dim.next_multiple_of(LANES)
-    }
-
-    /// Keys of tokens `KEYS × block` on; columns of tokens that are not there hold anything.
-    pub(super) fn keys(&self, block: usize) -> &[f32] {
-        &self.keys[block * KEYS * self.dim..][..KEYS * self.dim]
-    }
-
-    /// Values of tokens `first` on, row-major.
-    pub(super) fn values(&self, first: usize) -> &[f32] {
-        &self.values[first * self.width()..]
+    /// Blocks of keys, `[key_dim, KEYS]` each, and the rows of values that go with each.
+    pub(super) fn blocks_mut(&mut self) -> impl Iterator<Item = (&mut [f32], &mut [f32])> {
+        let width = self.value_width();
+        self.keys
+            .chunks_exact_mut(KEYS * self.key_dim)
+            .zip(self.values.chunks_mut(KEYS * width))
     }
 
     fn push(&mut self, position: usize, key: &[f32], value: &[f32]) {
         let (block, column) = (position / KEYS, position % KEYS);
-        self.keys.resize((block + 1) * KEYS * self.dim, 0.0);
-        let block = &mut self.keys[block * KEYS * self.dim..];
+        self.keys.resize((block + 1) * KEYS * self.key_dim, 0.0);
+        let block = &mut self.keys[block * KEYS * self.key_dim..];
         for (row, key) in block.chunks_exact_mut(KEYS).zip(key) {
             row[column] = *key;
         }
         self.values.extend_from_slice(value);
-        self.values.resize((position + 1) * self.width(), 0.0);
+        self.values.resize((position + 1) * self.value_width(), 0.0);
     }
 
     fn truncate(&mut self, len: usize) {
-        self.keys.truncate(len.div_ceil(KEYS) * KEYS * self.dim);
-        self.values.truncate(len * self.width());
+        self.keys.truncate(len.div_ceil(KEYS) * KEYS * self.key_dim);
+        self.values.truncate(len * self.value_width());
+    }
+}
+
+impl Past for Head {
+    fn query_width(&self) -> usize {
+        self.key_dim
+    }
+
+    fn value_width(&self) -> usize {
+        self.value_dim.next_multiple_of(LANES)
+    }
+
+    fn score(&self, isa: Isa, queries: &[f32], block: usize, scores: &mut [f32]) {
+        scores.fill(0.0);
+        isa.run(Product {
+            a: queries,
+            stride: self.key_dim,
+            inner: self.key_dim,
+            b: &self.keys[block * KEYS * self.key_dim..][..KEYS * self.key_dim],
+            out: scores,
+            cols: KEYS,
+        });
+    }
+
+    fn values(&self, first: usize) -> &[f32] {
+        &self.values[first * self.value_width()..]
     }
 }
 
 impl KvCache {
-    pub(crate) fn new(spec: &AttentionSpec, capacity: usize) -> Result<Self, Error> {
-        spec.check()?;
+    pub(crate) fn new(spec: &AttentionSpec, capacity: usize) -> Self {
         let mut heads = Vec::new();
-        heads.resize_with(spec.kv_heads, || Head::new(spec.head_dim));
-        Ok(Self {
+        heads.resize_with(spec.kv_heads, || Head::new(spec.head_dim, spec.head_dim));
+        Self {
             spec: *spec,
-            capacity,
-            len: 0,
+            room: Room::new(capacity),
             heads,
-        })
+        }
     }
 
     /// Tokens in it.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.room.len
     }
 
     /// Each head's keys and values.
@@ -102,21 +127,14 @@ impl KvCache {
         Error::check_shape("query heads of a cache", self.spec.heads, spec.heads)?;
         Error::check_shape("key heads of a cache", self.spec.kv_heads, spec.kv_heads)?;
         Error::check_shape("head width of a cache", self.spec.head_dim, spec.head_dim)?;
-        let needed = self.len + tokens;
-        if needed > self.capacity {
-            return Err(Error::CacheFull {
-                capacity: self.capacity,
-                needed,
-            });
-        }
-        Ok(())
+        self.room.check(tokens)
     }
 
     /// Forgets all but the first `len` tokens.
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        self.room.len = self.room.len.min(len);
         for head in &mut self.heads {
-            head.truncate(self.len);
+            head.truncate(self.room.len);
         }
     }
 
@@ -127,7 +145,7 @@ impl KvCache {
         v: &[f32],
         finish: impl Fn(&mut [f32], usize) + Sync,
     ) {
-        let (dim, past) = (self.spec.head_dim, self.len);
+        let (dim, past) = (self.spec.head_dim, self.room.len);
         let width = self.spec.kv_heads * dim;
         let tokens = k.len() / width;
         self.heads
@@ -143,6 +161,6 @@ impl KvCache {
                     head.push(past + t, &key, &v[columns.clone()]);
                 }
             });
-        self.len += tokens;
+        self.room.len += tokens;
     }
 }

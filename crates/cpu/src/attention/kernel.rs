@@ -3,7 +3,7 @@
 
 use treillage_trellis::lanes::{Isa, Kernel, Lanes};
 
-use super::cache::{Head, KEYS};
+use super::cache::KEYS;
 use super::product::Product;
 use crate::math::{exp, largest, sum};
 
@@ -17,9 +17,25 @@ pub(super) struct Queries<'a> {
     pub(super) first: usize,
 }
 
-/// `softmax(Q Kᵀ) V` under the causal mask: a row per query, as wide as `head` stores values.
-pub(super) fn attend(isa: Isa, queries: &Queries<'_>, head: &Head) -> Vec<f32> {
-    let (dim, width) = (head.dim(), head.width());
+/// Keys and values that queries attend to, in blocks of [`KEYS`] tokens.
+pub(super) trait Past: Sync {
+    /// Width of a query.
+    fn query_width(&self) -> usize;
+
+    /// Width of a row of values, a multiple of sixteen.
+    fn value_width(&self) -> usize;
+
+    /// Overwrites `scores`, `[rows, KEYS]`, with the products of queries and the keys of a block; those of tokens that are
+    /// not there may be anything.
+    fn score(&self, isa: Isa, queries: &[f32], block: usize, scores: &mut [f32]);
+
+    /// Values of tokens `first` on, row-major.
+    fn values(&self, first: usize) -> &[f32];
+}
+
+/// `softmax(Q Kᵀ) V` under the causal mask: a row per query, as wide as `past` stores values.
+pub(super) fn attend(isa: Isa, queries: &Queries<'_>, past: &impl Past) -> Vec<f32> {
+    let (dim, width) = (past.query_width(), past.value_width());
     let rows = queries.rows.len() / dim;
     let mut out = vec![0.0; rows * width];
     let mut tops = vec![f32::NEG_INFINITY; rows];
@@ -28,15 +44,7 @@ pub(super) fn attend(isa: Isa, queries: &Queries<'_>, head: &Head) -> Vec<f32> {
     let end = queries.first + rows / queries.group;
     for (block, first) in (0..end).step_by(KEYS).enumerate() {
         let count = KEYS.min(end - first);
-        scores.fill(0.0);
-        isa.run(Product {
-            a: queries.rows,
-            stride: dim,
-            inner: dim,
-            b: head.keys(block),
-            out: &mut scores,
-            cols: KEYS,
-        });
+        past.score(isa, queries.rows, block, &mut scores);
         for (row, scores) in scores.chunks_exact_mut(KEYS).enumerate() {
             let position = queries.first + row / queries.group;
             let visible = (position + 1).saturating_sub(first).min(count);
@@ -54,7 +62,7 @@ pub(super) fn attend(isa: Isa, queries: &Queries<'_>, head: &Head) -> Vec<f32> {
             a: &scores,
             stride: KEYS,
             inner: count,
-            b: head.values(first),
+            b: past.values(first),
             out: &mut out,
             cols: width,
         });

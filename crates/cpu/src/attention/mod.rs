@@ -1,19 +1,23 @@
-//! Causal grouped-query attention over a cache.
+//! Causal attention over a cache: to keys and values of groups of heads here, to latents in `latent`.
 
 mod cache;
 mod kernel;
+mod latent;
 mod product;
 mod rope;
 
 use rayon::prelude::*;
 use treillage_backend::{AttentionInputs, AttentionSpec, Error};
-use treillage_trellis::lanes::Isa;
+use treillage_trellis::lanes::{Isa, Kernel, Lanes};
 
-pub use cache::KvCache;
-use kernel::{Queries, attend};
+pub(crate) use cache::KvCache;
+use kernel::{Past, Queries, attend};
+pub use latent::Expansion;
+pub(crate) use latent::{LatentCache, latent_attention};
 pub(crate) use rope::RopeTables;
 
 use crate::blocks::{Blocks, Output};
+use crate::math::sigmoid;
 use crate::norm::Norm;
 use crate::tensor::Tensor;
 
@@ -50,7 +54,7 @@ pub(crate) fn attention(
     });
 
     let group = spec.heads / spec.kv_heads;
-    let mut out = Tensor::zeros(tokens, inputs.q.cols());
+    let mut out = Tensor::zeros(tokens, spec.heads * spec.head_dim);
     let output = Output {
         cols: out.cols(),
         values: out.values_mut(),
@@ -77,19 +81,44 @@ pub(crate) fn attention(
                 group,
                 first: past + first,
             };
-            let head = &cache.heads()[head];
-            let attended = attend(isa, &queries, head);
-            let outputs = rows.iter_mut().flat_map(|r| r.chunks_exact_mut(head.dim()));
-            for (out, attended) in outputs.zip(attended.chunks_exact(head.width())) {
-                out.copy_from_slice(&attended[..head.dim()]);
+            let keys = &cache.heads()[head];
+            let attended = attend(isa, &queries, keys);
+            let mut attended = attended.chunks_exact(keys.value_width());
+            for (token, row) in (first..).zip(rows) {
+                let heads = row.chunks_exact_mut(spec.head_dim).zip(&mut attended);
+                for (member, (out, attended)) in heads.enumerate() {
+                    out.copy_from_slice(&attended[..spec.head_dim]);
+                    if spec.output_gate {
+                        let query = 2 * (head * group + member) + 1;
+                        let gate = &inputs.q.row(token)[query * spec.head_dim..][..spec.head_dim];
+                        isa.run(Gate { out, gate });
+                    }
+                }
             }
         });
     Ok(out)
 }
 
+/// `out ∘ sigmoid(gate)`.
+struct Gate<'a> {
+    out: &'a mut [f32],
+    gate: &'a [f32],
+}
+
+impl Kernel for Gate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        for (out, gate) in self.out.iter_mut().zip(self.gate) {
+            *out *= sigmoid(*gate);
+        }
+    }
+}
+
 fn check(inputs: &AttentionInputs<'_, Tensor, Norm>, spec: &AttentionSpec) -> Result<(), Error> {
     let AttentionInputs { q, k, v, .. } = inputs;
-    let (wide, narrow) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let (wide, narrow) = (spec.query_width(), spec.kv_heads * spec.head_dim);
     let sizes = [
         ("width of queries", wide, q.cols()),
         ("width of keys", narrow, k.cols()),
@@ -115,14 +144,15 @@ fn arrange(
 ) -> Vec<f32> {
     let (tokens, dim) = (q.rows(), spec.head_dim);
     let group = spec.heads / spec.kv_heads;
-    let mut queries = vec![0.0; q.values().len()];
+    let step = spec.query_width() / spec.heads;
+    let mut queries = vec![0.0; tokens * spec.heads * dim];
     queries
         .par_chunks_exact_mut(dim)
         .enumerate()
         .with_min_len(MIN_HEADS)
         .for_each(|(i, query)| {
             let (kv_head, token, member) = (i / (tokens * group), i / group % tokens, i % group);
-            let column = (kv_head * group + member) * dim;
+            let column = (kv_head * group + member) * step;
             query.copy_from_slice(&q.row(token)[column..][..dim]);
             finish(query, token);
         });

@@ -46,6 +46,14 @@ impl RopeTable {
                     second[i] = b * cos[i] + a * sin[i];
                 }
             }
+            RopePairing::Interleaved => {
+                let (pairs, _) = head[..2 * half].as_chunks_mut::<2>();
+                for (i, [first, second]) in pairs.iter_mut().enumerate() {
+                    let (a, b) = (*first, *second);
+                    *first = a * cos[i] - b * sin[i];
+                    *second = b * cos[i] + a * sin[i];
+                }
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{Tensor, Work};
 /// Inputs and outputs of a Hadamard block.
 const BLOCK: usize = 128;
 /// Rows that share a matrix from which on matrix units pay.
-const FEW: usize = 3;
+const FEW: usize = 9;
 /// Workgroups that keep a large device busy; fewer are cut along the input axis.
 const BUSY: usize = 64;
 

@@ -52,6 +52,9 @@ impl KvCache {
         capacity: usize,
     ) -> Result<Self, Error> {
         spec.check()?;
+        if spec.output_gate {
+            return Err(Error::Unsupported("attention with output gates"));
+        }
         let Some(padded) = HEAD_DIMS.into_iter().find(|&dim| dim >= spec.head_dim) else {
             return Err(Error::Device(format!(
                 "heads of {} values: GPU kernels take at most {}",
@@ -292,6 +295,7 @@ fn append(
 fn pairing(spec: &AttentionSpec) -> Constant {
     match spec.rope.pairing {
         RopePairing::HalfSplit => "half_split".into(),
+        RopePairing::Interleaved => "interleaved".into(),
     }
 }
 

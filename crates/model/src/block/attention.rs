@@ -1,13 +1,9 @@
-use treillage_backend::{AttentionInputs, AttentionSpec, Inference, Rope, RopePairing};
-use treillage_checkpoint::ModelConfig;
+use treillage_backend::{AttentionInputs, AttentionSpec, Inference};
 
-use crate::{
-    Error, Weights,
-    plan::{BlockLayout, LinearPlan},
-    weights::{load_linear, load_norm},
-};
+use super::Loader;
+use crate::{Error, plan::AttentionLayout};
 
-/// Grouped-query attention with a norm on each head's query and key.
+/// Grouped-query attention with a norm on each head's query and key, and gates of its output or not.
 pub(super) struct Attention<B: Inference> {
     norm: B::Norm,
     pub(super) query: B::Linear,
@@ -16,40 +12,25 @@ pub(super) struct Attention<B: Inference> {
     query_norm: B::Norm,
     key_norm: B::Norm,
     pub(super) output: B::Linear,
-    pub(super) hidden: usize,
-    spec: AttentionSpec,
+    pub(super) spec: AttentionSpec,
 }
 
 impl<B: Inference> Attention<B> {
     pub(super) fn load(
-        backend: &B,
-        weights: &dyn Weights,
-        config: &ModelConfig,
-        layout: &BlockLayout,
+        loader: &Loader<'_, B>,
+        norm: B::Norm,
+        layout: &AttentionLayout,
     ) -> Result<Self, Error> {
-        let sizes = &config.attention;
-        let norm = |name: &str, len| load_norm(backend, weights, name, len, config.rms_norm_eps);
-        let linear = |plan: &LinearPlan| load_linear(backend, weights, &plan.prefix, plan.shape);
+        let spec = layout.spec;
         Ok(Self {
-            norm: norm(&layout.attention_norm, config.hidden_size)?,
-            query: linear(&layout.query)?,
-            key: linear(&layout.key)?,
-            value: linear(&layout.value)?,
-            query_norm: norm(&layout.query_norm, sizes.head_dim)?,
-            key_norm: norm(&layout.key_norm, sizes.head_dim)?,
-            output: linear(&layout.attention_output)?,
-            hidden: config.hidden_size,
-            spec: AttentionSpec {
-                heads: sizes.num_heads,
-                kv_heads: sizes.num_kv_heads,
-                head_dim: sizes.head_dim,
-                scale: (sizes.head_dim as f32).sqrt().recip(),
-                rope: Rope {
-                    theta: sizes.rope_theta,
-                    dims: sizes.head_dim,
-                    pairing: RopePairing::HalfSplit,
-                },
-            },
+            norm,
+            query: loader.linear(&layout.query)?,
+            key: loader.linear(&layout.key)?,
+            value: loader.linear(&layout.value)?,
+            query_norm: loader.norm(&layout.query_norm, spec.head_dim)?,
+            key_norm: loader.norm(&layout.key_norm, spec.head_dim)?,
+            output: loader.linear(&layout.output)?,
+            spec,
         })
     }
 
@@ -58,15 +39,11 @@ impl<B: Inference> Attention<B> {
         self.spec.heads * self.spec.head_dim
     }
 
-    pub(super) fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::KvCache, Error> {
-        Ok(backend.new_cache(&self.spec, capacity)?)
-    }
-
     pub(super) fn forward(
         &self,
         backend: &B,
         x: &B::Tensor,
-        cache: &mut B::KvCache,
+        cache: &mut B::Cache,
     ) -> Result<B::Tensor, Error> {
         let [q, k, v] =
             backend.norm_project(x, &self.norm, [&self.query, &self.key, &self.value])?;

@@ -1,82 +1,141 @@
-use treillage_backend::{Inference, LinearShape, Routing, SwiGlu};
-use treillage_checkpoint::ModelConfig;
+use treillage_backend::{Inference, LinearShape, MoeLayer, Routing, SharedExpert, SwiGlu};
 
+use super::Loader;
 use crate::{
-    Error, Weights,
-    plan::{BlockLayout, FeedForwardLayout, LinearPlan},
-    weights::{checked_linear, load_linear, load_norm},
+    Error,
+    plan::{BlockLayout, FeedForwardLayout, LinearPlan, MoeLayout, SharedLayout},
+    weights::{checked_linear, checked_values},
 };
 
 /// The second half of a block: a norm and what follows it.
 pub(super) struct FeedForward<B: Inference> {
     norm: B::Norm,
-    pub(super) hidden_to_inner: LinearShape,
+    pub(super) hidden: usize,
     pub(super) network: Network<B>,
 }
 
 pub(super) enum Network<B: Inference> {
-    Dense(SwiGlu<B::Linear>),
-    Moe {
-        router: B::Linear,
-        routing: Routing,
-        experts: B::Experts,
-        count: usize,
-    },
+    Dense(Mlp<B>),
+    Moe(Box<Moe<B>>),
+}
+
+/// A network for every token.
+pub(super) struct Mlp<B: Inference> {
+    pub(super) network: SwiGlu<B::Linear>,
+    /// Width of what is inside.
+    pub(super) inner: usize,
+}
+
+/// Experts.
+pub(super) struct Moe<B: Inference> {
+    pub(super) router: B::Linear,
+    correction: Option<B::Tensor>,
+    routing: Routing,
+    pub(super) experts: B::Experts,
+    pub(super) count: usize,
+    /// Hidden to the width of an expert.
+    pub(super) shape: LinearShape,
+    pub(super) shared: Option<Shared<B>>,
+}
+
+/// The expert that every token visits.
+pub(super) struct Shared<B: Inference> {
+    pub(super) mlp: Mlp<B>,
+    /// To how much its output counts.
+    scale: Option<B::Linear>,
 }
 
 impl<B: Inference> FeedForward<B> {
-    pub(super) fn load(
-        backend: &B,
-        weights: &dyn Weights,
-        config: &ModelConfig,
-        layout: BlockLayout,
-    ) -> Result<Self, Error> {
-        let hidden_to_inner = layout.hidden_to_inner;
-        let hidden = hidden_to_inner.in_features;
-        let name = &layout.feed_forward_norm;
-        let norm = load_norm(backend, weights, name, hidden, config.rms_norm_eps)?;
-        let network = match layout.feed_forward {
-            FeedForwardLayout::Dense(mlp) => Network::Dense(mlp.try_map(|plan: LinearPlan| {
-                load_linear(backend, weights, &plan.prefix, plan.shape)
-            })?),
-            FeedForwardLayout::Moe {
-                router,
-                routing,
-                experts,
-            } => {
-                let count = experts.len();
-                let experts = experts
-                    .into_iter()
-                    .map(|expert| {
-                        expert.try_map(|plan| checked_linear(weights, &plan.prefix, plan.shape))
-                    })
-                    .collect::<Result<_, _>>()?;
-                Network::Moe {
-                    router: load_linear(backend, weights, &router.prefix, router.shape)?,
-                    routing,
-                    experts: backend
-                        .load_experts(experts, hidden_to_inner)
-                        .map_err(Error::weight(&format!("{} and its experts", router.prefix)))?,
-                    count,
-                }
-            }
-        };
+    pub(super) fn load(loader: &Loader<'_, B>, layout: BlockLayout) -> Result<Self, Error> {
+        let hidden = loader.config.hidden_size;
         Ok(Self {
-            norm,
-            hidden_to_inner,
-            network,
+            norm: loader.norm(&layout.feed_forward_norm, hidden)?,
+            hidden,
+            network: match layout.feed_forward {
+                FeedForwardLayout::Dense(mlp) => Network::Dense(Mlp::load(loader, *mlp)?),
+                FeedForwardLayout::Moe(moe) => Network::Moe(Box::new(Moe::load(loader, *moe)?)),
+            },
         })
     }
 
     pub(super) fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, Error> {
         Ok(match &self.network {
-            Network::Dense(mlp) => backend.mlp(x, &self.norm, mlp)?,
-            Network::Moe {
-                router,
-                routing,
-                experts,
-                ..
-            } => backend.moe(x, &self.norm, router, experts, routing)?,
+            Network::Dense(mlp) => backend.mlp(x, &self.norm, &mlp.network)?,
+            Network::Moe(moe) => {
+                let layer = MoeLayer {
+                    router: &moe.router,
+                    correction: moe.correction.as_ref(),
+                    experts: &moe.experts,
+                    shared: moe.shared.as_ref().map(|shared| SharedExpert {
+                        network: &shared.mlp.network,
+                        gate: shared.scale.as_ref(),
+                    }),
+                };
+                backend.moe(x, &self.norm, layer, &moe.routing)?
+            }
+        })
+    }
+}
+
+impl<B: Inference> Mlp<B> {
+    fn load(loader: &Loader<'_, B>, plan: SwiGlu<LinearPlan>) -> Result<Self, Error> {
+        Ok(Self {
+            inner: plan.down.shape.in_features,
+            network: plan.try_map(|plan| loader.linear(&plan))?,
+        })
+    }
+}
+
+impl<B: Inference> Moe<B> {
+    fn load(loader: &Loader<'_, B>, layout: MoeLayout) -> Result<Self, Error> {
+        let Loader {
+            backend, weights, ..
+        } = *loader;
+        let MoeLayout {
+            router,
+            correction,
+            routing,
+            experts,
+            shape,
+            shared,
+        } = layout;
+        let count = experts.len();
+        let experts = experts
+            .into_iter()
+            .map(|expert| expert.try_map(|plan| checked_linear(weights, &plan.prefix, plan.shape)))
+            .collect::<Result<_, _>>()?;
+        let correction = match correction {
+            None => None,
+            Some(name) => {
+                let values = checked_values(weights, &name, &[count])?;
+                Some(backend.upload(&values, count)?)
+            }
+        };
+        Ok(Self {
+            router: loader.linear(&router)?,
+            correction,
+            routing,
+            experts: backend
+                .load_experts(experts, shape)
+                .map_err(Error::weight(&format!("{} and its experts", router.prefix)))?,
+            count,
+            shape,
+            shared: match shared {
+                Some(shared) => Some(Shared::load(loader, shared)?),
+                None => None,
+            },
+        })
+    }
+}
+
+impl<B: Inference> Shared<B> {
+    fn load(loader: &Loader<'_, B>, layout: SharedLayout) -> Result<Self, Error> {
+        Ok(Self {
+            mlp: Mlp::load(loader, layout.network)?,
+            scale: match &layout.scale {
+                Some(scale) => Some(loader.linear(scale)?),
+                None => None,
+            },
         })
     }
 }

@@ -1,22 +1,56 @@
-//! A transformer block: `x + attention(norm(x))`, then `x + feed_forward(norm(x))`.
+//! A transformer block: `x + mixer(norm(x))`, then `x + feed_forward(norm(x))`.
 
 mod attention;
+mod delta;
 mod feed_forward;
+mod latent;
 mod moments;
 
-use treillage_backend::Inference;
+use treillage_backend::{Inference, MixerSpec};
 use treillage_checkpoint::ModelConfig;
 
-use crate::{Error, Weights, plan::BlockLayout};
+use crate::{
+    Error, Weights,
+    plan::{BlockLayout, LinearPlan, MixerLayout, NormPlan},
+    weights::{load_linear, load_norm},
+};
 use attention::Attention;
+use delta::DeltaNet;
 use feed_forward::FeedForward;
+use latent::LatentAttention;
 
 pub use moments::BlockMoments;
 
 /// One transformer block of a model, on a backend.
 pub struct Block<B: Inference> {
-    attention: Attention<B>,
+    mixer: Mixer<B>,
     feed_forward: FeedForward<B>,
+}
+
+/// How tokens learn of those before them.
+enum Mixer<B: Inference> {
+    Attention(Attention<B>),
+    Latent(LatentAttention<B>),
+    Delta(DeltaNet<B>),
+}
+
+/// Where the parts of a block come from.
+struct Loader<'a, B> {
+    backend: &'a B,
+    weights: &'a dyn Weights,
+    config: &'a ModelConfig,
+}
+
+impl<B: Inference> Loader<'_, B> {
+    fn linear(&self, plan: &LinearPlan) -> Result<B::Linear, Error> {
+        load_linear(self.backend, self.weights, &plan.prefix, plan.shape)
+    }
+
+    /// A norm over `len` values with the model's epsilon.
+    fn norm(&self, plan: &NormPlan, len: usize) -> Result<B::Norm, Error> {
+        let epsilon = self.config.rms_norm_eps;
+        load_norm(self.backend, self.weights, plan, len, epsilon)
+    }
 }
 
 impl<B: Inference> Block<B> {
@@ -31,9 +65,23 @@ impl<B: Inference> Block<B> {
         index: usize,
     ) -> Result<Self, Error> {
         let layout = BlockLayout::new(config, index);
+        let loader = Loader {
+            backend,
+            weights,
+            config,
+        };
+        let norm = loader.norm(&layout.mixer_norm, config.hidden_size)?;
         Ok(Self {
-            attention: Attention::load(backend, weights, config, &layout)?,
-            feed_forward: FeedForward::load(backend, weights, config, layout)?,
+            mixer: match &layout.mixer {
+                MixerLayout::Attention(layout) => {
+                    Mixer::Attention(Attention::load(&loader, norm, layout)?)
+                }
+                MixerLayout::Latent(layout) => {
+                    Mixer::Latent(LatentAttention::load(&loader, norm, layout)?)
+                }
+                MixerLayout::Delta(layout) => Mixer::Delta(DeltaNet::load(&loader, norm, layout)?),
+            },
+            feed_forward: FeedForward::load(&loader, layout)?,
         })
     }
 
@@ -41,8 +89,13 @@ impl<B: Inference> Block<B> {
     ///
     /// # Errors
     /// If the backend has no room for it.
-    pub fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::KvCache, Error> {
-        self.attention.new_cache(backend, capacity)
+    pub fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::Cache, Error> {
+        let spec = match &self.mixer {
+            Mixer::Attention(attention) => MixerSpec::Attention(attention.spec),
+            Mixer::Latent(latent) => MixerSpec::Latent(latent.spec),
+            Mixer::Delta(net) => MixerSpec::Delta(net.spec),
+        };
+        Ok(backend.new_cache(&spec, capacity)?)
     }
 
     /// The residual stream after the block: `x`, `[tokens, hidden]`, continues the sequence in `cache`, which takes
@@ -54,9 +107,13 @@ impl<B: Inference> Block<B> {
         &self,
         backend: &B,
         x: &B::Tensor,
-        cache: &mut B::KvCache,
+        cache: &mut B::Cache,
     ) -> Result<B::Tensor, Error> {
-        let x = self.attention.forward(backend, x, cache)?;
+        let x = match &self.mixer {
+            Mixer::Attention(attention) => attention.forward(backend, x, cache)?,
+            Mixer::Latent(latent) => latent.forward(backend, x, cache)?,
+            Mixer::Delta(net) => net.forward(backend, x, cache)?,
+        };
         self.feed_forward.forward(backend, &x)
     }
 }

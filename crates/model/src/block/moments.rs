@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use treillage_backend::{Quantization, RouteWeighting};
 
-use super::{Block, feed_forward::Network};
+use super::{Block, Mixer, feed_forward::Network};
 use crate::{Error, plan::Input};
 
 /// The running second moments of everything that a block's linears read.
@@ -36,45 +36,79 @@ impl<B: Quantization> Block<B> {
         backend: &B,
         weighting: RouteWeighting,
     ) -> Result<BlockMoments<B::Moments>, Error> {
-        let new = |width| backend.new_moments(width);
-        let attention = &mut self.attention;
-        let mut by_input = BTreeMap::new();
-        let mut watch = |linear: &mut B::Linear, input, width| {
-            let moments = new(width)?;
-            backend.watch(linear, &moments)?;
-            by_input.insert(input, moments);
-            Ok::<_, Error>(())
+        let mut watcher = Watcher {
+            backend,
+            by_input: BTreeMap::new(),
         };
+        let hidden = self.feed_forward.hidden;
         // One linear of those that share an input stands for all.
-        watch(&mut attention.query, Input::Attention, attention.hidden)?;
-        let inner = attention.inner();
-        watch(&mut attention.output, Input::AttentionOutput, inner)?;
-
-        let hidden = self.feed_forward.hidden_to_inner.in_features;
-        let inner = self.feed_forward.hidden_to_inner.out_features;
-        match &mut self.feed_forward.network {
-            Network::Dense(mlp) => {
-                watch(&mut mlp.gate, Input::FeedForward, hidden)?;
-                watch(&mut mlp.down, Input::Down, inner)?;
+        match &mut self.mixer {
+            Mixer::Attention(attention) => {
+                let inner = attention.inner();
+                watcher.linear(&mut attention.query, Input::Attention, hidden)?;
+                watcher.linear(&mut attention.output, Input::AttentionOutput, inner)?;
             }
-            Network::Moe {
-                router,
-                experts,
-                count,
-                ..
-            } => {
-                watch(router, Input::FeedForward, hidden)?;
-                let all = |width| {
-                    (0..*count)
-                        .map(|_| new(width))
-                        .collect::<Result<Vec<_>, _>>()
-                };
-                let (inputs, downs) = (all(hidden)?, all(inner)?);
-                backend.watch_experts(experts, &inputs, &downs, weighting)?;
-                by_input.extend((0..).map(Input::Expert).zip(inputs));
-                by_input.extend((0..).map(Input::ExpertDown).zip(downs));
+            Mixer::Latent(latent) => {
+                let (inner, query_rank) = (latent.inner(), latent.query_rank);
+                watcher.linear(&mut latent.query_down, Input::Attention, hidden)?;
+                watcher.linear(&mut latent.query_up, Input::QueryLatent, query_rank)?;
+                let moments = watcher.moments(Input::Latent, latent.spec.rank)?;
+                backend.watch_expansion(&mut latent.expansion, &moments)?;
+                watcher.linear(&mut latent.output, Input::AttentionOutput, inner)?;
+            }
+            Mixer::Delta(net) => {
+                let inner = net.inner();
+                watcher.linear(&mut net.input, Input::Attention, hidden)?;
+                watcher.linear(&mut net.output, Input::AttentionOutput, inner)?;
             }
         }
-        Ok(BlockMoments { by_input })
+        match &mut self.feed_forward.network {
+            Network::Dense(mlp) => {
+                watcher.linear(&mut mlp.network.gate, Input::FeedForward, hidden)?;
+                watcher.linear(&mut mlp.network.down, Input::Down, mlp.inner)?;
+            }
+            Network::Moe(moe) => {
+                watcher.linear(&mut moe.router, Input::FeedForward, hidden)?;
+                let inputs = watcher.experts(moe.count, Input::Expert, hidden)?;
+                let inner = moe.shape.out_features;
+                let downs = watcher.experts(moe.count, Input::ExpertDown, inner)?;
+                backend.watch_experts(&mut moe.experts, &inputs, &downs, weighting)?;
+                if let Some(shared) = &mut moe.shared {
+                    let inner = shared.mlp.inner;
+                    watcher.linear(&mut shared.mlp.network.down, Input::SharedDown, inner)?;
+                }
+            }
+        }
+        Ok(BlockMoments {
+            by_input: watcher.by_input,
+        })
+    }
+}
+
+/// Makes moments, one for each input.
+struct Watcher<'a, B: Quantization> {
+    backend: &'a B,
+    by_input: BTreeMap<Input, B::Moments>,
+}
+
+impl<B: Quantization> Watcher<'_, B> {
+    fn moments(&mut self, input: Input, width: usize) -> Result<B::Moments, Error> {
+        let moments = self.backend.new_moments(width)?;
+        self.by_input.insert(input, moments.clone());
+        Ok(moments)
+    }
+
+    fn linear(&mut self, linear: &mut B::Linear, input: Input, width: usize) -> Result<(), Error> {
+        let moments = self.moments(input, width)?;
+        Ok(self.backend.watch(linear, &moments)?)
+    }
+
+    fn experts(
+        &mut self,
+        count: usize,
+        input: fn(usize) -> Input,
+        width: usize,
+    ) -> Result<Vec<B::Moments>, Error> {
+        (0..count).map(|e| self.moments(input(e), width)).collect()
     }
 }

@@ -7,8 +7,9 @@ use std::sync::{
 
 use half::f16;
 use treillage_backend::{
-    AttentionInputs, AttentionSpec, Choice, DenseWeights, EncodeJob, Error, Inference, LinearShape,
-    LinearWeights, Quantization, RouteWeighting, Routing, SwiGlu,
+    AttentionInputs, AttentionSpec, Choice, DeltaInputs, DeltaSpec, DeltaWeights, DenseWeights,
+    EncodeJob, Error, Inference, LatentInputs, LatentSpec, LinearShape, LinearWeights, MixerSpec,
+    MoeLayer, Quantization, RouteWeighting, Routing, SwiGlu,
 };
 use treillage_cpu::CpuBackend;
 use treillage_linalg::Hessian;
@@ -44,7 +45,9 @@ impl Inference for Stub {
     type Linear = <CpuBackend as Inference>::Linear;
     type Embedding = <CpuBackend as Inference>::Embedding;
     type Experts = <CpuBackend as Inference>::Experts;
-    type KvCache = <CpuBackend as Inference>::KvCache;
+    type Expansion = <CpuBackend as Inference>::Expansion;
+    type DeltaRule = <CpuBackend as Inference>::DeltaRule;
+    type Cache = <CpuBackend as Inference>::Cache;
 
     fn describe(&self) -> String {
         self.0.describe()
@@ -78,16 +81,28 @@ impl Inference for Stub {
         self.0.load_experts(experts, shape)
     }
 
-    fn new_cache(&self, spec: &AttentionSpec, capacity: usize) -> Result<Self::KvCache> {
+    fn load_expansion(&self, weights: LinearWeights, spec: &LatentSpec) -> Result<Self::Expansion> {
+        self.0.load_expansion(weights, spec)
+    }
+
+    fn load_delta(&self, weights: DeltaWeights, spec: &DeltaSpec) -> Result<Self::DeltaRule> {
+        self.0.load_delta(weights, spec)
+    }
+
+    fn new_cache(&self, spec: &MixerSpec, capacity: usize) -> Result<Self::Cache> {
         self.0.new_cache(spec, capacity)
     }
 
-    fn cache_len(&self, cache: &Self::KvCache) -> usize {
+    fn cache_len(&self, cache: &Self::Cache) -> usize {
         self.0.cache_len(cache)
     }
 
-    fn truncate_cache(&self, cache: &mut Self::KvCache, len: usize) {
-        self.0.truncate_cache(cache, len);
+    fn mark_cache(&self, cache: &mut Self::Cache) -> Result<()> {
+        self.0.mark_cache(cache)
+    }
+
+    fn truncate_cache(&self, cache: &mut Self::Cache, len: usize) -> usize {
+        self.0.truncate_cache(cache, len)
     }
 
     fn upload(&self, values: &[f32], width: usize) -> Result<Self::Tensor> {
@@ -140,9 +155,29 @@ impl Inference for Stub {
         &self,
         inputs: AttentionInputs<'_, Self::Tensor, Self::Norm>,
         spec: &AttentionSpec,
-        cache: &mut Self::KvCache,
+        cache: &mut Self::Cache,
     ) -> Result<Self::Tensor> {
         self.0.attention(inputs, spec, cache)
+    }
+
+    fn latent_attention(
+        &self,
+        inputs: LatentInputs<'_, Self::Tensor, Self::Norm>,
+        expansion: &Self::Expansion,
+        spec: &LatentSpec,
+        cache: &mut Self::Cache,
+    ) -> Result<Self::Tensor> {
+        self.0.latent_attention(inputs, expansion, spec, cache)
+    }
+
+    fn delta_rule(
+        &self,
+        inputs: DeltaInputs<'_, Self::Tensor>,
+        rule: &Self::DeltaRule,
+        spec: &DeltaSpec,
+        cache: &mut Self::Cache,
+    ) -> Result<Self::Tensor> {
+        self.0.delta_rule(inputs, rule, spec, cache)
     }
 
     fn mlp(
@@ -158,11 +193,16 @@ impl Inference for Stub {
         &self,
         x: &Self::Tensor,
         norm: &Self::Norm,
-        router: &Self::Linear,
-        experts: &Self::Experts,
+        layer: MoeLayer<'_, Self>,
         routing: &Routing,
     ) -> Result<Self::Tensor> {
-        self.0.moe(x, norm, router, experts, routing)
+        let layer = MoeLayer {
+            router: layer.router,
+            correction: layer.correction,
+            experts: layer.experts,
+            shared: layer.shared,
+        };
+        self.0.moe(x, norm, layer, routing)
     }
 }
 
@@ -175,6 +215,14 @@ impl Quantization for Stub {
 
     fn watch(&self, linear: &mut Self::Linear, moments: &Self::Moments) -> Result<()> {
         self.0.watch(linear, moments)
+    }
+
+    fn watch_expansion(
+        &self,
+        expansion: &mut Self::Expansion,
+        moments: &Self::Moments,
+    ) -> Result<()> {
+        self.0.watch_expansion(expansion, moments)
     }
 
     fn watch_experts(

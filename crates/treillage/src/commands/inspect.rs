@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
-use treillage_checkpoint::{Checkpoint, Dtype, ModelConfig, StoredLinear};
+use treillage_checkpoint::{Checkpoint, Dtype, Mixer, ModelConfig, StoredLinear};
 use treillage_gptq::{Element, GroupedLinear, Scales};
 use treillage_model::plan::{LinearPlan, ModelPlan, plan};
 
@@ -36,9 +36,8 @@ struct Report {
     layers: usize,
     hidden_size: usize,
     vocabulary: usize,
-    attention_heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    /// Layers by how their tokens learn of those before them.
+    mixers: Vec<MixerReport>,
     /// Experts of a layer and how many a token visits.
     experts: Option<[usize; 2]>,
     max_context: usize,
@@ -82,6 +81,7 @@ struct Kept {
 struct Memory {
     weights: u64,
     kv_cache_per_token: u64,
+    recurrent_state: u64,
     context: usize,
     total: u64,
 }
@@ -103,7 +103,13 @@ impl Report {
         let head_weights = plan.head.shape.weights() as u64;
         let active: u64 = blocks.iter().map(|l| l.active(config)).sum();
         let linear_bytes: u64 = blocks.iter().chain(&head).map(|l| l.bytes).sum();
-        let kv_cache_per_token = kv_bytes_per_token(config);
+        let mixers = MixerReport::of(config);
+        let cache = |each: fn(&MixerReport) -> usize| {
+            let values: usize = mixers.iter().map(|m| m.layers * each(m)).sum();
+            (values * size_of::<f32>()) as u64
+        };
+        let kv_cache_per_token = cache(|mixer| mixer.cached_per_token);
+        let recurrent_state = cache(|mixer| mixer.state);
         let memory_weights = linear_bytes + kept.bytes;
         Ok(Self {
             dir: args.dir.clone(),
@@ -115,9 +121,7 @@ impl Report {
             layers: config.num_layers,
             hidden_size: config.hidden_size,
             vocabulary: config.vocab_size,
-            attention_heads: config.attention.num_heads,
-            kv_heads: config.attention.num_kv_heads,
-            head_dim: config.attention.head_dim,
+            mixers,
             experts: config
                 .moe()
                 .map(|moe| [moe.num_experts, moe.experts_per_token]),
@@ -135,18 +139,78 @@ impl Report {
             memory: Memory {
                 weights: memory_weights,
                 kv_cache_per_token,
+                recurrent_state,
                 context: args.context,
-                total: memory_weights
+                total: (memory_weights + recurrent_state)
                     .saturating_add(kv_cache_per_token.saturating_mul(args.context as u64)),
             },
         })
     }
 }
 
-/// Keys and values of all layers, in f32 as the CPU backend keeps them.
-fn kv_bytes_per_token(config: &ModelConfig) -> u64 {
-    let attention = &config.attention;
-    (2 * config.num_layers * attention.num_kv_heads * attention.head_dim * size_of::<f32>()) as u64
+/// Layers whose tokens learn of those before them in one way.
+#[derive(Serialize)]
+struct MixerReport {
+    kind: &'static str,
+    layers: usize,
+    heads: usize,
+    /// Heads of keys.
+    kv_heads: usize,
+    /// Width of a value.
+    head_dim: usize,
+    /// Numbers that a layer keeps of each token, in f32 as the CPU backend does.
+    cached_per_token: usize,
+    /// Numbers that a layer keeps of all tokens together.
+    state: usize,
+}
+
+impl MixerReport {
+    fn of(config: &ModelConfig) -> Vec<Self> {
+        let each = (0..config.num_layers).map(|layer| Self::new(config.mixer(layer)));
+        let same = |mixer: &Self| (mixer.kind, mixer.heads, mixer.kv_heads, mixer.head_dim);
+        let kinds = names::grouped_by(each, same).into_iter();
+        let counted = kinds.filter_map(|(_, layers)| {
+            let count = layers.len();
+            let first = layers.into_iter().next()?;
+            Some(Self {
+                layers: count,
+                ..first
+            })
+        });
+        counted.collect()
+    }
+
+    fn new(mixer: Mixer<'_>) -> Self {
+        match mixer {
+            Mixer::Attention(attention) => Self {
+                kind: "attention",
+                layers: 1,
+                heads: attention.num_heads,
+                kv_heads: attention.num_kv_heads,
+                head_dim: attention.head_dim,
+                cached_per_token: 2 * attention.num_kv_heads * attention.head_dim,
+                state: 0,
+            },
+            Mixer::Latent(latent) => Self {
+                kind: "latent attention",
+                layers: 1,
+                heads: latent.num_heads,
+                kv_heads: latent.num_heads,
+                head_dim: latent.v_head_dim,
+                cached_per_token: latent.kv_lora_rank + latent.qk_rope_head_dim,
+                state: 0,
+            },
+            Mixer::DeltaNet(net) => Self {
+                kind: "gated DeltaNet",
+                layers: 1,
+                heads: net.num_value_heads,
+                kv_heads: net.num_key_heads,
+                head_dim: net.value_head_dim,
+                cached_per_token: 0,
+                state: net.num_value_heads * net.value_head_dim * net.key_head_dim,
+            },
+        }
+    }
 }
 
 /// What the numbers of a linear with a scale per group are.
@@ -286,15 +350,19 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {} layers, hidden {}, {} heads of {} ({} for keys and values), vocabulary {}",
+            "{}: {} layers, hidden {}, vocabulary {}",
             self.architecture,
             self.layers,
             self.hidden_size,
-            self.attention_heads,
-            self.head_dim,
-            self.kv_heads,
             grouped(self.vocabulary as u64),
         )?;
+        for mixer in &self.mixers {
+            write!(
+                f,
+                ", {} × {} with {} heads of {} ({} of keys)",
+                mixer.layers, mixer.kind, mixer.heads, mixer.head_dim, mixer.kv_heads,
+            )?;
+        }
         if let Some([experts, visited]) = self.experts {
             write!(f, ", {experts} experts of which a token visits {visited}")?;
         }
@@ -330,12 +398,16 @@ impl fmt::Display for Report {
         write!(
             f,
             "{:.2} bits per weight in the blocks, {} in the head; {} on disk\n\
-             memory: {} of weights and {} a token, {} at a context of {}",
+             memory: {} of weights{} and {} a token, {} at a context of {}",
             self.bits_per_weight,
             self.head_bits
                 .map_or("as in the embedding".to_owned(), |bits| bits.to_string()),
             bytes(self.bytes_on_disk),
             bytes(memory.weights),
+            match memory.recurrent_state {
+                0 => String::new(),
+                state => format!(", {} of state", bytes(state)),
+            },
             bytes(memory.kv_cache_per_token),
             bytes(memory.total),
             grouped(memory.context as u64),

@@ -27,7 +27,7 @@ use rounds::{Lengths, Measured, Rounds};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Sizes of the model: small, or qwen3_30b_a3b
+    /// Sizes of the model: small, qwen3_30b_a3b, glm47_moe or qwen3_coder_next
     #[arg(long, default_value = PRESETS[0].name, value_parser = Preset::find)]
     preset: &'static Preset,
     /// The first so many transformer blocks only
