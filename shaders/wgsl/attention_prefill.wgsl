@@ -2,15 +2,17 @@
 // in f32 (FlashAttention-2, arXiv 2307.08691). A tile's queries are those of all heads of a group, token by token, so that a
 // head of keys is staged once for all of them. 16 KiB of workgroup memory.
 //
-// bindings   0 q: f32 [rows, heads, HEAD_DIM], rotated; 1 keys: f16 [kv_heads, HEAD_DIM/8, capacity, 8];
-//            2 values: f16 [kv_heads, capacity, HEAD_DIM]; 3 out: f32 [rows, heads, HEAD_DIM]
+// bindings   0 q: f32 [rows, heads, HEAD_DIM], rotated; 1 keys, 2 values: the cache, of attention_decode;
+//            3 out: f32 [rows, heads, HEAD_DIM]
 // grid       x: ceil(rows·GROUP / 64); y: kv_heads; workgroups of 256 lanes
 // scalars    row r sees positions 0 ..= position + r
-// constants  HEAD_DIM: 64 | 128 | 256; GROUP: query heads to a head of keys
+// constants  HEAD_DIM: 64 | 128 | 256; GROUP: query heads to a head of keys; CACHE: f16 | i8
 //
 // Lane (tx, ty) of 16 × 16 holds scores of queries 4·ty.. and keys 4·tx.., and of the result the same queries and the
 // channels 4·(tx + 16·n)... Workgroup memory is indexed by exclusive-or, so that neither side of a transpose collides.
 // Weights are rounded to f16 between the two products, as values are.
+
+//!use common/cache_{{CACHE}}
 
 const HEAD_DIM = {{HEAD_DIM}}u;
 const GROUP = {{GROUP}}u;
@@ -34,7 +36,7 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> keys: array<u32>;
-@group(0) @binding(2) var<storage, read> values: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read> values: array<ValueQuad>;
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
 var<immediate> p: Params;
 
@@ -42,6 +44,19 @@ var<immediate> p: Params;
 var<workgroup> stage: array<vec4<f32>, 512>;
 // Weights [key][quad of queries], f16.
 var<workgroup> weights: array<vec2<u32>, 1024>;
+
+// A pair of channels of a key; `row` is where position 0 of its eight channels is.
+fn key_pair(row: u32, position: u32, number: u32) -> vec2<f32> {
+    let words = 8u / CODES;
+    let word = keys[(row + position) * words + number * 2u / CODES];
+    return pair_of_word(word, number % (CODES / 2u));
+}
+
+// One of the two scales of a head of keys and a position.
+fn scale_at(kv_head: u32, position: u32, which: u32) -> f32 {
+    let at = (p.heads / GROUP * (HEAD_DIM / 8u) + kv_head) * p.capacity + position;
+    return bitcast<f32>(keys[2u * at + which]);
+}
 
 @compute @workgroup_size(256)
 fn main(
@@ -89,16 +104,16 @@ fn main(
             let query = vec4(q[origin.x + base], q[origin.y + base], q[origin.z + base], q[origin.w + base]);
             stage[tx * 16u + (ty ^ tx)] = query * (p.scale * LOG2_E);
             if lane < 128u {
-                let word = lane % 4u;
+                let pair = lane % 4u;
                 let quad = lane / 4u % 16u;
                 let eight = lane / 64u;
                 let row = (kv_head * (HEAD_DIM / 8u) + base / 8u + eight) * p.capacity;
                 let key = first + 4u * quad;
-                let a = unpack2x16float(keys[(row + min(key, end - 1u)) * 4u + word]);
-                let b = unpack2x16float(keys[(row + min(key + 1u, end - 1u)) * 4u + word]);
-                let c = unpack2x16float(keys[(row + min(key + 2u, end - 1u)) * 4u + word]);
-                let d = unpack2x16float(keys[(row + min(key + 3u, end - 1u)) * 4u + word]);
-                let channel = eight * 8u + 2u * word;
+                let a = key_pair(row, min(key, end - 1u), pair);
+                let b = key_pair(row, min(key + 1u, end - 1u), pair);
+                let c = key_pair(row, min(key + 2u, end - 1u), pair);
+                let d = key_pair(row, min(key + 3u, end - 1u), pair);
+                let channel = eight * 8u + 2u * pair;
                 stage[KEYS + channel * 16u + (quad ^ channel)] = vec4(a.x, b.x, c.x, d.x);
                 stage[KEYS + channel * 16u + 16u + (quad ^ (channel + 1u))] =
                     vec4(a.y, b.y, c.y, d.y);
@@ -114,6 +129,12 @@ fn main(
             }
         }
         let key = first + 4u * tx;
+        if SCALED {
+            s0 *= scale_at(kv_head, min(key, end - 1u), 0u);
+            s1 *= scale_at(kv_head, min(key + 1u, end - 1u), 0u);
+            s2 *= scale_at(kv_head, min(key + 2u, end - 1u), 0u);
+            s3 *= scale_at(kv_head, min(key + 3u, end - 1u), 0u);
+        }
         let seen0 = vec4(key) <= limits;
         let seen1 = vec4(key + 1u) <= limits;
         let seen2 = vec4(key + 2u) <= limits;
@@ -153,8 +174,11 @@ fn main(
             workgroupBarrier();
             for (var i = lane; i < 512u; i += 256u) {
                 let position = min(first + base + i / QUADS, end - 1u);
-                let words = values[(kv_head * p.capacity + position) * QUADS + i % QUADS];
-                stage[i] = vec4(unpack2x16float(words.x), unpack2x16float(words.y));
+                var value = quad_of(values[(kv_head * p.capacity + position) * QUADS + i % QUADS]);
+                if SCALED {
+                    value *= scale_at(kv_head, position, 1u);
+                }
+                stage[i] = value;
             }
             workgroupBarrier();
             for (var i = 0u; i < STAGED; i += 1u) {

@@ -4,13 +4,13 @@
 // head's counter back to 0.
 //
 // bindings   0 qkv: f32 [heads, HEAD_DIM], from `k_at` and `v_at` on [kv_heads, HEAD_DIM]; 1 norms, 2 turns: of rope_append;
-//            3 keys, 4 values: the cache, of rope_append;
+//            3 keys, 4 values: the cache, of attention_decode;
 //            5 parts: f32 [heads, splits, HEAD_DIM], and behind it [heads, splits, 2]: parts and stats of attention_decode, for more
 //            than one split (anything for one); 6 out: f32 [heads, HEAD_DIM]; 7 counters: u32 [kv_heads], zeros
 // grid       x: splits; y: kv_heads
 // scalars    the token is at `position`; of `splits` parts of `per_split` positions each the last is not empty. Up to 16 splits
 //            may be gathered (gathers ≠ 0); without, attention_combine comes next
-// constants  HEAD_DIM, GROUP, WG, REDUCE: of attention_decode; NORM, PAIRING: of rope_append
+// constants  HEAD_DIM, GROUP, WG, CACHE, REDUCE: of attention_decode; NORM, PAIRING: of rope_append
 
 //!use common/attend_split
 //!use common/pairing_{{PAIRING}}
@@ -34,8 +34,8 @@ struct Params {
 @group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> norms: array<f32>;
 @group(0) @binding(2) var<storage, read> turns: array<f32>;
-@group(0) @binding(3) var<storage, read_write> keys: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read_write> values: array<vec2<u32>>;
+@group(0) @binding(3) var<storage, read_write> keys: array<KeyEight>;
+@group(0) @binding(4) var<storage, read_write> values: array<ValueQuad>;
 // Written by some workgroups and read by another: only atomic accesses are sure to be seen.
 @group(0) @binding(5) var<storage, read_write> parts: array<atomic<u32>>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
@@ -66,10 +66,6 @@ fn store_stats(part: u32, value: vec2<f32>) {
 
 fn part(at: u32) -> f32 {
     return bitcast<f32>(atomicLoad(&parts[at]));
-}
-
-fn half_pair(a: f32, b: f32) -> u32 {
-    return pack2x16float(clamp(vec2(a, b), vec2(-65504.0), vec2(65504.0)));
 }
 
 // Cosine and sine of a pair.
@@ -142,19 +138,31 @@ fn append(kv_head: u32, l: Lanes) {
         head[pair.y] = b * turn.x + a * turn.y;
     }
     workgroupBarrier();
+    var scales = vec2(1.0);
+    if SCALED {
+        var largest = vec4(0.0);
+        for (var channel = l.lane; channel < HEAD_DIM; channel += TILE) {
+            let pair = vec2(head[channel], qkv[p.v_at + first + channel]);
+            largest = max(largest, vec4(abs(pair), 0.0, 0.0));
+        }
+        largest = workgroup_max4(largest, l);
+        scales = vec2(scale_of(largest.x), scale_of(largest.y));
+        if l.lane == 0u {
+            keys[scales_at(kv_head, p.position)] = scale_words(scales);
+        }
+    }
     for (var i = l.lane; i < HEAD_DIM / 8u; i += TILE) {
         let at = 8u * i;
-        keys[(kv_head * (HEAD_DIM / 8u) + i) * p.capacity + p.position] = vec4(
-            half_pair(head[at], head[at + 1u]),
-            half_pair(head[at + 2u], head[at + 3u]),
-            half_pair(head[at + 4u], head[at + 5u]),
-            half_pair(head[at + 6u], head[at + 7u]),
+        keys[(kv_head * (HEAD_DIM / 8u) + i) * p.capacity + p.position] = eight(
+            vec4(head[at], head[at + 1u], head[at + 2u], head[at + 3u]),
+            vec4(head[at + 4u], head[at + 5u], head[at + 6u], head[at + 7u]),
+            scales.x,
         );
     }
     for (var i = l.lane; i < QUADS; i += TILE) {
         let at = p.v_at + first + 4u * i;
         values[(kv_head * p.capacity + p.position) * QUADS + i] =
-            vec2(half_pair(qkv[at], qkv[at + 1u]), half_pair(qkv[at + 2u], qkv[at + 3u]));
+            quad(vec4(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]), scales.y);
     }
 }
 

@@ -5,14 +5,13 @@
 //            3 norms: f32 [2, HEAD_DIM], the weights of q's and k's norms (anything if NORM is false);
 //            4 turns: f32 [positions, dims], for each position dims/2 cosines and then as many sines;
 //            5 rotated: f32 [rows, heads, HEAD_DIM];
-//            6 keys: f16 [kv_heads, HEAD_DIM/8, capacity, 8], 7 values: f16 [kv_heads, capacity, HEAD_DIM]: two a word
+//            6 keys, 7 values: the cache, of attention_decode
 // grid       x: heads + 2·kv_heads; y: rows; workgroups of HEAD_DIM/2 lanes, two values each
 // scalars    row r is at position `position + r`, which must be below `capacity` and in `turns`
 // constants  HEAD_DIM: 64 | 128 | 256; WG: HEAD_DIM/2; NORM: true | false; PAIRING: half_split | interleaved;
-//            REDUCE: subgroup | workgroup
-//
-// Values beyond ±65504 are cut to that, so that the cache stays finite where the input is.
+//            CACHE, REDUCE: of attention_decode
 
+//!use common/cache_{{CACHE}}
 //!use common/rms
 //!use common/pairing_{{PAIRING}}
 
@@ -41,8 +40,26 @@ var<immediate> p: Params;
 
 var<workgroup> head: array<f32, HEAD_DIM>;
 
-fn half_pair(a: f32, b: f32) -> u32 {
-    return pack2x16float(clamp(vec2(a, b), vec2(-65504.0), vec2(65504.0)));
+// The scale of a head of which the lane has two values. It goes to the cache, behind the keys, as number `which` of its two. All lanes
+// must call.
+fn scale_head(pair: vec2<f32>, h: u32, position: u32, which: u32, l: Lanes) -> f32 {
+    if !SCALED {
+        return 1.0;
+    }
+    let scale = scale_of(workgroup_max(max(abs(pair.x), abs(pair.y)), l));
+    if l.lane == 0u {
+        let at = (p.kv_heads * (HEAD_DIM / 8u) + h) * p.capacity + position;
+        keys[2u * at + which] = bitcast<u32>(scale);
+    }
+    return scale;
+}
+
+// Word `i` of what is in `head`.
+fn head_word(i: u32, scale: f32) -> u32 {
+    let at = CODES * i;
+    let last = HEAD_DIM - 1u;
+    let four = vec4(head[at], head[at + 1u], head[min(at + 2u, last)], head[min(at + 3u, last)]);
+    return word_of(four, scale);
 }
 
 @compute @workgroup_size({{WG}})
@@ -53,8 +70,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
     if number >= p.heads + p.kv_heads {
         let h = number - p.heads - p.kv_heads;
         let origin = (row * p.kv_heads + h) * HEAD_DIM + 2u * l.lane;
-        let to = ((h * p.capacity + position) * HEAD_DIM) / 2u + l.lane;
-        values[to] = half_pair(v[origin], v[origin + 1u]);
+        let own = vec2(v[origin], v[origin + 1u]);
+        head[2u * l.lane] = own.x;
+        head[2u * l.lane + 1u] = own.y;
+        let scale = scale_head(own, h, position, 1u, l);
+        workgroupBarrier();
+        if l.lane < HEAD_DIM / CODES {
+            let to = (h * p.capacity + position) * (HEAD_DIM / CODES) + l.lane;
+            values[to] = head_word(l.lane, scale);
+        }
         return;
     }
     let is_key = number >= p.heads;
@@ -90,11 +114,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
         rotated[start + pair.y] = b;
         return;
     }
-    // Pairs of the cache are neighbours: exchange.
+    // Values of a word are neighbours: exchange.
     head[pair.x] = a;
     head[pair.y] = b;
+    let h = number - p.heads;
+    let scale = scale_head(vec2(a, b), h, position, 0u, l);
     workgroupBarrier();
-    let at = 2u * l.lane;
-    let eights = ((number - p.heads) * (HEAD_DIM / 8u) + at / 8u) * p.capacity + position;
-    keys[eights * 4u + l.lane % 4u] = half_pair(head[at], head[at + 1u]);
+    if l.lane < HEAD_DIM / CODES {
+        let words = 8u / CODES;
+        let eight = (h * (HEAD_DIM / 8u) + l.lane / words) * p.capacity + position;
+        keys[eight * words + l.lane % words] = head_word(l.lane, scale);
+    }
 }

@@ -36,6 +36,16 @@ pub enum Mode {
     Trusted,
 }
 
+/// Bits of a value in caches of keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum CacheBits {
+    /// Whole numbers with a scale for each head and position: half the memory, and half of what attention reads.
+    Eight,
+    /// Half precision.
+    #[default]
+    Sixteen,
+}
+
 /// How a [`Gpu`] is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Options {
@@ -45,6 +55,8 @@ pub struct Options {
     pub profile: bool,
     /// Multiply with exact activations also where bytes are faster.
     pub exact: bool,
+    /// How caches keep keys and values.
+    pub cache_bits: CacheBits,
     /// Do as if the adapter had no subgroup operations: for tests of the kernels that do without.
     pub without_subgroups: bool,
     /// Do as if the adapter had no cooperative matrices: for tests of the kernels that do without.

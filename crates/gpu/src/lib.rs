@@ -2,7 +2,7 @@
 //! Vulkan, Metal and DX12.
 //!
 //! Ops record dispatches; reading a tensor submits them all, so that a token is one submission, and what a router chooses
-//! never leaves the device. Activations and sums are f32, keys and values f16. It knows no architecture and reads no files.
+//! never leaves the device. Activations and sums are f32, keys and values f16 or, if asked for, eight bits. It knows no architecture and reads no files.
 //!
 //! - [`Adapters`] lists what there is to compute on; [`Gpu`] is an open device.
 //! - [`GpuBackend`]: see its trait for the ops.
@@ -70,7 +70,7 @@ pub use buffer::{ALIGNMENT, Buffer, Slice};
 pub use cache::user_cache;
 pub use context::{Constant, Context};
 pub use error::Error;
-pub use gpu::{Gpu, Mode, Options};
+pub use gpu::{CacheBits, Gpu, Mode, Options};
 pub use ops::{Activations, Embedding, Experts, KvCache, Norm, Tokens};
 pub use pipeline::{MAX_BINDINGS, MAX_IMMEDIATES, Pipeline};
 pub use profile::{KernelProfile, Profile, Work};

@@ -3,7 +3,7 @@
 
 mod support;
 
-use treillage_gpu::{GpuBackend, Mode, Options};
+use treillage_gpu::{CacheBits, GpuBackend, Mode, Options};
 
 /// The backend, or the end of the test where there is no device.
 macro_rules! backend {
@@ -31,6 +31,26 @@ mod checked {
         }),
         2e-2
     );
+}
+
+mod eight_bit_cache {
+    use super::*;
+    // A value of a cache is off by up to half a step, of which there are 127 to the largest of its head.
+    treillage_backend::conformance_tests! {
+        [
+            backend!(Options {
+                cache_bits: CacheBits::Eight,
+                ..Options::default()
+            }),
+            3e-2
+        ]
+        attention_of_one_head
+        attention_of_grouped_heads
+        attention_with_partial_rotation
+        attention_in_chunks_is_attention_of_the_whole
+        attention_after_truncation
+        attention_beyond_the_capacity_is_refused
+    }
 }
 
 mod without_subgroups {

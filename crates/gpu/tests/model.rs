@@ -12,7 +12,7 @@ use std::{
 use treillage_backend::{Choice, Inference};
 use treillage_checkpoint::Checkpoint;
 use treillage_cpu::CpuBackend;
-use treillage_gpu::{GpuBackend, Mode, Options};
+use treillage_gpu::{CacheBits, GpuBackend, Mode, Options};
 use treillage_model::{GenerateOptions, Model, PREFILL_CHUNK, Session, generate, text::Tokenizer};
 
 /// Largest difference of logits, as a share of the largest: keys and values are f16 on the device.
@@ -95,6 +95,28 @@ fn logits_are_those_of_the_cpu() {
         }
     }
     eprintln!("largest difference of logits: {worst:.2e} of the largest");
+    assert!(worst <= TOLERANCE, "{worst}");
+}
+
+#[test]
+fn an_eight_bit_cache_is_close() {
+    let cpu = CpuBackend::default();
+    let cpu_model = model(&cpu);
+    let ids = &long_text()[..200];
+    let mut session = cpu_model.session(&cpu, ids.len()).unwrap();
+    let expected = logits(&mut session, ids, 140);
+    let Some(gpu) = device(Options {
+        cache_bits: CacheBits::Eight,
+        ..Options::default()
+    }) else {
+        return;
+    };
+    let gpu_model = model(&gpu);
+    let mut session = gpu_model.session(&gpu, ids.len()).unwrap();
+    let found = logits(&mut session, ids, 140);
+    let pairs = found.iter().zip(&expected);
+    let worst = pairs.fold(0f32, |m, (a, b)| m.max(difference(a, b)));
+    eprintln!("largest difference of logits with an eight-bit cache: {worst:.2e} of the largest");
     assert!(worst <= TOLERANCE, "{worst}");
 }
 

@@ -340,6 +340,14 @@ fn impossible_requests_are_refused_by_the_others() {
             &["nowhere"],
         ),
         (
+            &["eval", &model, "--text", &eval_text, "--cache-bits", "8"],
+            &["--cache-bits 8", "--device gpu"],
+        ),
+        (
+            &["eval", &model, "--text", &eval_text, "--cache-bits", "4"],
+            &["--cache-bits", "expected 8 or 16"],
+        ),
+        (
             &["eval", &model, "--text", &eval_text, "--windows", "0"],
             &["--windows"],
         ),

@@ -387,6 +387,10 @@ fn counters_are_told_and_no_work_falls_back() {
         eprintln!("skipped: {told}");
         return;
     }
+    let mut small = treillage(["generate", "--max-tokens", "3", "--cache-bits", "8"]);
+    small.args(["--prompt", "fn", "--device", "gpu"]);
+    small.env("XDG_CACHE_HOME", caches.path());
+    assert!(!stdout(small.arg(fixture("micro-qwen3_moe"))).is_empty());
     let counter = |name: &str| {
         let line = told.lines().find(|line| line.starts_with(name));
         let line = line.unwrap_or_else(|| panic!("no {name} in:\n{told}"));

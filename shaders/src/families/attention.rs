@@ -13,6 +13,8 @@ pub(crate) const FAMILY: Family = Family {
         source!("attention_prefill"),
         source!("attention_step"),
         source!("common/attend_split"),
+        source!("common/cache_f16"),
+        source!("common/cache_i8"),
         source!("common/pairing_half_split"),
         source!("common/pairing_interleaved"),
         source!("rope_append"),
@@ -53,11 +55,16 @@ fn rope_append() -> Vec<Specialization> {
     let mut all = Vec::new();
     for reduce in REDUCE {
         for head_dim in HEAD_DIMS {
-            for (norm, pairing) in [(true, "half_split"), (false, "interleaved")] {
+            for (norm, pairing, cache) in [
+                (true, "half_split", "f16"),
+                (false, "interleaved", "f16"),
+                (true, "half_split", "i8"),
+            ] {
                 all.push(
                     Specialization::new([("HEAD_DIM", head_dim), ("WG", head_dim / 2)])
                         .with("NORM", norm)
                         .with("PAIRING", pairing)
+                        .with("CACHE", cache)
                         .with("REDUCE", reduce),
                 );
             }
@@ -67,30 +74,36 @@ fn rope_append() -> Vec<Specialization> {
 }
 
 /// Sizes and twins of a split context; each is a long compilation, so not all with all.
-fn split(shapes: &[(u32, u32, u32, &'static str)]) -> Vec<Specialization> {
-    let with = |&(head_dim, group, size, reduce): &(u32, u32, u32, &'static str)| {
-        Specialization::new([("HEAD_DIM", head_dim), ("GROUP", group), ("WG", size)])
-            .with("REDUCE", reduce)
-    };
+fn split(shapes: &[(u32, u32, u32, &'static str, &'static str)]) -> Vec<Specialization> {
+    let with =
+        |&(head_dim, group, size, cache, reduce): &(u32, u32, u32, &'static str, &'static str)| {
+            Specialization::new([("HEAD_DIM", head_dim), ("GROUP", group), ("WG", size)])
+                .with("CACHE", cache)
+                .with("REDUCE", reduce)
+        };
     shapes.iter().map(with).collect()
 }
 
 fn attention_decode() -> Vec<Specialization> {
     split(&[
-        (128, 8, 128, "subgroup"),
-        (128, 4, 64, "subgroup"),
-        (64, 7, 128, "subgroup"),
-        (64, 1, 64, "workgroup"),
-        (256, 8, 64, "subgroup"),
-        (128, 16, 64, "workgroup"),
+        (128, 8, 128, "f16", "subgroup"),
+        (128, 4, 64, "f16", "subgroup"),
+        (64, 7, 128, "f16", "subgroup"),
+        (64, 1, 64, "f16", "workgroup"),
+        (256, 8, 64, "f16", "subgroup"),
+        (128, 16, 64, "f16", "workgroup"),
+        (128, 8, 128, "i8", "subgroup"),
+        (64, 3, 64, "i8", "workgroup"),
     ])
 }
 
 fn attention_step() -> Vec<Specialization> {
     let shapes = split(&[
-        (128, 8, 128, "subgroup"),
-        (64, 7, 128, "workgroup"),
-        (256, 2, 64, "subgroup"),
+        (128, 8, 128, "f16", "subgroup"),
+        (64, 7, 128, "f16", "workgroup"),
+        (256, 2, 64, "f16", "subgroup"),
+        (64, 7, 128, "i8", "workgroup"),
+        (128, 4, 128, "i8", "subgroup"),
     ]);
     let twins = [(true, "half_split"), (false, "interleaved")];
     let all = shapes.into_iter().zip(twins.into_iter().cycle());
@@ -105,6 +118,17 @@ fn attention_combine() -> Vec<Specialization> {
 }
 
 fn attention_prefill() -> Vec<Specialization> {
-    let with = |(head_dim, group)| Specialization::new([("HEAD_DIM", head_dim), ("GROUP", group)]);
-    [(128, 8), (128, 4), (64, 7), (256, 1)].map(with).to_vec()
+    let with = |(head_dim, group, cache)| {
+        Specialization::new([("HEAD_DIM", head_dim), ("GROUP", group)]).with("CACHE", cache)
+    };
+    [
+        (128, 8, "f16"),
+        (128, 4, "f16"),
+        (64, 7, "f16"),
+        (256, 1, "f16"),
+        (128, 8, "i8"),
+        (64, 3, "i8"),
+    ]
+    .map(with)
+    .to_vec()
 }

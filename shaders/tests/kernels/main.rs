@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod cache;
 mod elementwise;
 mod harness;
 mod norm;

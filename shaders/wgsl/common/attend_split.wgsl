@@ -2,11 +2,12 @@
 // group lie in `memory`, scaled; the user declares `keys` and `values`, has capacity and splits among its scalars, and names
 // `store` and `store_stats`.
 //
-// constants  HEAD_DIM, GROUP, WG, REDUCE: of attention_decode
+// constants  HEAD_DIM, GROUP, WG, CACHE, REDUCE: of attention_decode
 //
 // Scores: a lane holds one position, and its reads of keys are next to its neighbours'; the queries come from workgroup
 // memory, the same address for all. Values: a lane holds four channels of every SLICES-th position.
 
+//!use common/cache_{{CACHE}}
 //!use common/reduce4_{{REDUCE}}
 
 const HEAD_DIM = {{HEAD_DIM}}u;
@@ -25,9 +26,14 @@ const LOG2_E = 1.4426950408889634;
 // Queries [channel][four], then weights [position of the tile][four].
 var<workgroup> memory: array<vec4<f32>, MEMORY>;
 
+// Where the scales of a head of keys and a position are, if there are any.
+fn scales_at(kv_head: u32, position: u32) -> u32 {
+    return (p.heads / GROUP * (HEAD_DIM / 8u) + kv_head) * p.capacity + position;
+}
+
 // Attends to positions from `start` on and below `end`; all lanes call, and `memory` is visible to all.
 fn attend(kv_head: u32, first_head: u32, split: u32, start: u32, end: u32, l: Lanes) {
-    let quad = l.lane % QUADS;
+    let quad_number = l.lane % QUADS;
     let slice = l.lane / QUADS;
     var largest: array<vec4<f32>, FOURS>;
     var sums: array<vec4<f32>, FOURS>;
@@ -47,37 +53,39 @@ fn attend(kv_head: u32, first_head: u32, split: u32, start: u32, end: u32, l: La
         for (var four = 0u; four < FOURS; four += 1u) {
             scores[four] = vec4(0.0);
         }
+        var scales = vec2(1.0);
         if position < end {
+            if SCALED {
+                scales = scales_in(keys[scales_at(kv_head, position)]);
+            }
             for (var eight = 0u; eight < HEAD_DIM / 8u; eight += 1u) {
                 let words = keys[(kv_head * (HEAD_DIM / 8u) + eight) * p.capacity + position];
                 let at = eight * 8u * FOURS;
-                let k0 = unpack2x16float(words.x);
-                let k1 = unpack2x16float(words.y);
-                let k2 = unpack2x16float(words.z);
-                let k3 = unpack2x16float(words.w);
+                let low = low_of(words);
+                let high = high_of(words);
                 for (var four = 0u; four < FOURS; four += 1u) {
                     var score = scores[four];
-                    score += memory[at + four] * k0.x;
-                    score += memory[at + FOURS + four] * k0.y;
-                    score += memory[at + 2u * FOURS + four] * k1.x;
-                    score += memory[at + 3u * FOURS + four] * k1.y;
-                    score += memory[at + 4u * FOURS + four] * k2.x;
-                    score += memory[at + 5u * FOURS + four] * k2.y;
-                    score += memory[at + 6u * FOURS + four] * k3.x;
-                    score += memory[at + 7u * FOURS + four] * k3.y;
+                    score += memory[at + four] * low.x;
+                    score += memory[at + FOURS + four] * low.y;
+                    score += memory[at + 2u * FOURS + four] * low.z;
+                    score += memory[at + 3u * FOURS + four] * low.w;
+                    score += memory[at + 4u * FOURS + four] * high.x;
+                    score += memory[at + 5u * FOURS + four] * high.y;
+                    score += memory[at + 6u * FOURS + four] * high.z;
+                    score += memory[at + 7u * FOURS + four] * high.w;
                     scores[four] = score;
                 }
             }
         }
         for (var four = 0u; four < FOURS; four += 1u) {
-            let score = select(vec4(LOWEST), scores[four], position < end);
+            let score = select(vec4(LOWEST), scores[four] * scales.x, position < end);
             // Its barriers also wait for the readers of the last tile's weights.
             let top = max(largest[four], workgroup_max4(score, l));
             let shrink = exp2(largest[four] - top);
             let weight = select(vec4(0.0), exp2(score - top), position < end);
             largest[four] = top;
             sums[four] = sums[four] * shrink + weight;
-            memory[WEIGHTS + l.lane * FOURS + four] = weight;
+            memory[WEIGHTS + l.lane * FOURS + four] = weight * scales.y;
             for (var c = 0u; c < 4u; c += 1u) {
                 acc[c * FOURS + four] *= shrink;
             }
@@ -85,15 +93,13 @@ fn attend(kv_head: u32, first_head: u32, split: u32, start: u32, end: u32, l: La
         workgroupBarrier();
         let count = min(end - tile, TILE);
         for (var i = slice; i < count; i += SLICES) {
-            let words = values[(kv_head * p.capacity + tile + i) * QUADS + quad];
-            let low = unpack2x16float(words.x);
-            let high = unpack2x16float(words.y);
+            let value = quad_of(values[(kv_head * p.capacity + tile + i) * QUADS + quad_number]);
             for (var four = 0u; four < FOURS; four += 1u) {
                 let weight = memory[WEIGHTS + i * FOURS + four];
-                acc[four] += weight * low.x;
-                acc[FOURS + four] += weight * low.y;
-                acc[2u * FOURS + four] += weight * high.x;
-                acc[3u * FOURS + four] += weight * high.y;
+                acc[four] += weight * value.x;
+                acc[FOURS + four] += weight * value.y;
+                acc[2u * FOURS + four] += weight * value.z;
+                acc[3u * FOURS + four] += weight * value.w;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Causal grouped-query attention over a cache in f16.
+//! Causal grouped-query attention over a cache in f16 or eight bits.
 
 use bytemuck::{Pod, Zeroable};
 use treillage_backend::{AttentionInputs, AttentionSpec, Error, RopePairing};
@@ -8,7 +8,7 @@ use super::rope::{RopeTable, RopeTables};
 use super::rows::resize;
 use crate::buffer::BufferId;
 use crate::context::Constant;
-use crate::{Context, Slice, Tensor, Work};
+use crate::{CacheBits, Context, Slice, Tensor, Work};
 
 mod decode;
 
@@ -17,8 +17,8 @@ const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 /// Capacities are multiples of this, so that kernels may read whole tiles.
 const TILE: usize = 64;
 
-/// Keys and values of one layer, for one sequence, in f16: `[kv_heads, head_dim / 8, capacity, 8]` and `[kv_heads, capacity,
-/// head_dim]`. All of the memory is taken when the cache is made, so that what kernels bind stays where it is.
+/// Keys and values of one layer, for one sequence, in f16 or eight bits: `[kv_heads, head_dim / 8, capacity, 8]` and `[kv_heads,
+/// capacity, head_dim]`, and for eight bits behind the keys `[kv_heads, capacity, 2]` f32, the scales of both. All of the memory is taken when the cache is made, so that what kernels bind stays where it is.
 #[derive(Debug)]
 pub struct KvCache {
     spec: AttentionSpec,
@@ -29,6 +29,7 @@ pub struct KvCache {
     len: usize,
     /// Width of a head as kernels see it.
     padded: usize,
+    bits: CacheBits,
     keys: Slice,
     values: Slice,
     table: RopeTable,
@@ -62,15 +63,21 @@ impl KvCache {
             )));
         };
         let room = capacity.max(1).next_multiple_of(TILE);
-        let bytes = 2 * (spec.kv_heads * room * padded) as u64;
         let gpu = context.gpu();
+        let bits = gpu.options().cache_bits;
+        let places = (spec.kv_heads * room) as u64;
+        let (bytes, scales) = match bits {
+            CacheBits::Eight => (padded as u64 * places, 8 * places),
+            CacheBits::Sixteen => (2 * padded as u64 * places, 0),
+        };
         Ok(Self {
             spec: *spec,
             capacity,
             room,
             len: 0,
             padded,
-            keys: gpu.buffer("the cache of keys", bytes)?.slice(),
+            bits,
+            keys: gpu.buffer("the cache of keys", bytes + scales)?.slice(),
             values: gpu.buffer("the cache of values", bytes)?.slice(),
             table: tables.get(context, spec.rope, room)?,
             norms: None,
@@ -80,6 +87,14 @@ impl KvCache {
     /// Tokens in it.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The constant `CACHE` of kernels.
+    fn form(&self) -> Constant {
+        Constant::Word(match self.bits {
+            CacheBits::Eight => "i8",
+            CacheBits::Sixteen => "f16",
+        })
     }
 
     /// Forgets all but the first `len` tokens.
@@ -104,7 +119,11 @@ impl KvCache {
 
     /// What it takes to move `tensors`, and keys and values of `tokens` tokens to or from the cache.
     fn moving(&self, tensors: &[&Tensor], tokens: usize) -> Work {
-        let cached = 4 * self.spec.kv_heads * self.padded * tokens;
+        let each = match self.bits {
+            CacheBits::Eight => 2 * self.padded + 8,
+            CacheBits::Sixteen => 4 * self.padded,
+        };
+        let cached = self.spec.kv_heads * each * tokens;
         let tensors: u64 = tensors.iter().map(|tensor| tensor.slice().size()).sum();
         Work {
             bytes: tensors + cached as u64,
@@ -253,6 +272,7 @@ fn append(
             ("WG", (cache.padded as u32 / 2).into()),
             ("NORM", normed.into()),
             ("PAIRING", pairing(spec)),
+            ("CACHE", cache.form()),
             ("REDUCE", context.reduce()),
         ],
         &[
@@ -279,8 +299,9 @@ fn pairing(spec: &AttentionSpec) -> Constant {
     }
 }
 
-fn shape_constants(spec: &AttentionSpec, cache: &KvCache) -> [(&'static str, Constant); 2] {
+fn shape_constants(spec: &AttentionSpec, cache: &KvCache) -> [(&'static str, Constant); 3] {
     [
+        ("CACHE", cache.form()),
         ("HEAD_DIM", (cache.padded as u32).into()),
         ("GROUP", ((spec.heads / spec.kv_heads) as u32).into()),
     ]

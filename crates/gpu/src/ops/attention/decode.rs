@@ -158,11 +158,12 @@ pub(super) fn step(
         gathers: gathers.into(),
     };
     let [q, k, v] = heads;
-    let [dim, group] = shape_constants(spec, cache);
+    let [form, dim, group] = shape_constants(spec, cache);
     context.run_for(
         cache.attending(&[q, k, v, &out], 1),
         "attention_step",
         &[
+            form,
             dim,
             group,
             ("WG", lanes.into()),
@@ -227,11 +228,12 @@ pub(super) fn split(
         per_split: parts.size as u32,
         scale: spec.scale,
     };
-    let [dim, group] = shape_constants(spec, cache);
+    let [form, dim, group] = shape_constants(spec, cache);
     context.run_for(
         cache.attending(&[q, &given, &stats], q.rows()),
         "attention_decode",
         &[
+            form,
             dim,
             group,
             ("WG", lanes.into()),
