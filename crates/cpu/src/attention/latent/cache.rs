@@ -87,10 +87,12 @@ impl Past for LatentCache {
 
     fn score(&self, isa: Isa, queries: &[f32], block: usize, scores: &mut [f32]) {
         let (rows, width) = (self.block(block), self.width());
-        if queries.len() <= FEW_ROWS * width {
+        if queries.len() > 2 * FEW_ROWS * width {
+            return many_dots(queries, rows, width, scores);
+        }
+        let few = queries.chunks(FEW_ROWS * width);
+        for (queries, scores) in few.zip(scores.chunks_mut(FEW_ROWS * KEYS)) {
             dots(isa, queries, rows, width, scores);
-        } else {
-            many_dots(queries, rows, width, scores);
         }
     }
 

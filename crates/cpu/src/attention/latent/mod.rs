@@ -4,6 +4,8 @@
 mod cache;
 mod expansion;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use treillage_backend::{Error, LatentInputs, LatentSpec};
 use treillage_linalg::{Parallelism, View, ViewMut, gemm};
@@ -13,7 +15,7 @@ pub use expansion::Expansion;
 
 use super::ROWS;
 use super::cache::{Head, KEYS};
-use super::kernel::{Past, Queries, attend};
+use super::kernel::{Attended, Past, Queries, attend};
 use super::rope::{RopeTable, RopeTables};
 use crate::blocks::{Blocks, Output};
 use crate::compute::Compute;
@@ -22,8 +24,10 @@ use crate::moments::observe;
 use crate::norm::Norm;
 use crate::tensor::Tensor;
 
-/// Heads whose absorbed queries meet the latents together.
-const ABSORBED_HEADS: usize = 4;
+/// Heads whose absorbed queries meet the latents together: what is read of these is read for all of them at once.
+const ABSORBED_HEADS: usize = 32;
+/// Tokens of the context that a task lets absorbed queries meet.
+const PART: usize = 8 * KEYS;
 
 /// Attention of new tokens to the cache and to each other.
 pub(crate) fn latent_attention(
@@ -110,7 +114,7 @@ struct Attention<'a> {
 
 impl Attention<'_> {
     /// Queries of one head, `[tokens, query_dim]`, rotated and scaled.
-    fn queries(&self, head: usize, tokens: std::ops::Range<usize>) -> Vec<f32> {
+    fn queries(&self, head: usize, tokens: Range<usize>) -> Vec<f32> {
         let spec = &self.expansion.spec;
         let dim = spec.query_dim();
         let mut queries = Vec::with_capacity(tokens.len() * dim);
@@ -194,7 +198,7 @@ impl Attention<'_> {
         head
     }
 
-    /// Takes queries to the latents' side, a few heads and tokens at a time.
+    /// Takes queries to the latents' side, some heads and tokens at a time.
     fn absorbed(&self) -> Tensor {
         let spec = &self.expansion.spec;
         let mut out = Tensor::zeros(self.q.rows(), spec.heads * spec.value_dim);
@@ -202,14 +206,15 @@ impl Attention<'_> {
             cols: out.cols(),
             values: out.values_mut(),
         };
-        let mut blocks = Blocks::new(output, ABSORBED_HEADS * spec.value_dim);
-        let step = ROWS / ABSORBED_HEADS;
+        let group = ABSORBED_HEADS.min(spec.heads);
+        let mut blocks = Blocks::new(output, group * spec.value_dim);
+        let step = (ROWS / group).max(1);
         let tasks: Vec<_> = blocks
             .iter_mut()
             .enumerate()
             .flat_map(|(block, rows)| {
                 let steps = rows.chunks_mut(step).enumerate();
-                steps.map(move |(i, rows)| (block * ABSORBED_HEADS, i * step, rows))
+                steps.map(move |(i, rows)| (block * group, i * step, rows))
             })
             .collect();
         tasks
@@ -222,52 +227,69 @@ impl Attention<'_> {
     /// The heads from `head` on and the tokens from `first` on that `out` has rows for.
     fn absorb(&self, head: usize, first: usize, out: &mut [&mut [f32]]) {
         let spec = &self.expansion.spec;
-        let LatentSpec {
-            value_dim, rank, ..
-        } = *spec;
-        let (dim, nope, width) = (spec.query_dim(), spec.nope_dim, self.cache.width());
+        let (value_dim, rank, width) = (spec.value_dim, spec.rank, self.cache.width());
         let tokens = out.len();
         let group = out.first().map_or(0, |row| row.len() / value_dim);
+        let heads = || (0..group).into_par_iter().with_max_len(1);
+        let taken: Vec<Vec<f32>> = heads()
+            .map(|member| self.take(head + member, first..first + tokens))
+            .collect();
         let mut absorbed = vec![0.0; tokens * group * width];
-        for member in 0..group {
-            let h = head + member;
-            let queries = self.queries(h, first..first + tokens);
-            let plain = queries.chunks_exact(dim).flat_map(|q| &q[..nope]);
-            let plain: Vec<f32> = plain.copied().collect();
-            let mut taken = vec![0.0; tokens * rank];
-            let keys = &self.expansion.keys;
-            dense(
-                self.compute,
-                &plain,
-                keys,
-                h * rank..(h + 1) * rank,
-                &mut taken,
-            );
-            let rows = absorbed.chunks_exact_mut(width).skip(member).step_by(group);
-            let halves = taken.chunks_exact(rank).zip(queries.chunks_exact(dim));
-            for (row, (taken, query)) in rows.zip(halves) {
-                row[..rank].copy_from_slice(taken);
-                row[rank..spec.cached_width()].copy_from_slice(&query[nope..]);
-            }
+        for (row, query) in absorbed.chunks_exact_mut(width).enumerate() {
+            let (token, member) = (row / group, row % group);
+            let cached = spec.cached_width();
+            query[..cached].copy_from_slice(&taken[member][token * cached..][..cached]);
         }
         let queries = Queries {
             rows: &absorbed,
             group,
             first: self.past + first,
         };
-        let attended = attend(self.compute.isa, &queries, self.cache);
-        for member in 0..group {
-            let h = head + member;
-            let rows = attended.chunks_exact(width).skip(member).step_by(group);
-            let latents: Vec<f32> = rows.flat_map(|row| &row[..rank]).copied().collect();
-            let mut given = vec![0.0; tokens * value_dim];
-            let outputs = h * value_dim..(h + 1) * value_dim;
-            let values = &self.expansion.values;
-            dense(self.compute, &latents, values, outputs, &mut given);
-            for (out, given) in out.iter_mut().zip(given.chunks_exact(value_dim)) {
-                out[member * value_dim..][..value_dim].copy_from_slice(given);
+        let parts: Vec<usize> = (0..queries.first + tokens).step_by(PART).collect();
+        let found: Vec<Attended> = parts
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|start| {
+                let part = start..start + PART;
+                Attended::new(self.compute.isa, &queries, self.cache, part)
+            })
+            .collect();
+        // In their order, so that the sum does not depend on the threads.
+        let merged = found.into_iter().reduce(|all, part| all.merge(&part));
+        let attended = merged.map(Attended::finish).unwrap_or_default();
+        let given: Vec<Vec<f32>> = heads()
+            .map(|member| {
+                let h = head + member;
+                let rows = attended.chunks_exact(width).skip(member).step_by(group);
+                let latents: Vec<f32> = rows.flat_map(|row| &row[..rank]).copied().collect();
+                let mut given = vec![0.0; tokens * value_dim];
+                let outputs = h * value_dim..(h + 1) * value_dim;
+                let values = &self.expansion.values;
+                dense(self.compute, &latents, values, outputs, &mut given);
+                given
+            })
+            .collect();
+        for (token, out) in out.iter_mut().enumerate() {
+            for (out, given) in out.chunks_exact_mut(value_dim).zip(&given) {
+                out.copy_from_slice(&given[token * value_dim..][..value_dim]);
             }
         }
+    }
+
+    /// Queries of one head on the latents' side, `[tokens, rank + rotated]`.
+    fn take(&self, head: usize, tokens: Range<usize>) -> Vec<f32> {
+        let LatentSpec { nope_dim, rank, .. } = self.expansion.spec;
+        let dim = self.expansion.spec.query_dim();
+        let queries = self.queries(head, tokens);
+        let plain = queries.chunks_exact(dim).flat_map(|q| &q[..nope_dim]);
+        let plain: Vec<f32> = plain.copied().collect();
+        let mut taken = vec![0.0; queries.len() / dim * rank];
+        let outputs = head * rank..(head + 1) * rank;
+        let keys = &self.expansion.keys;
+        dense(self.compute, &plain, keys, outputs, &mut taken);
+        let halves = taken.chunks_exact(rank).zip(queries.chunks_exact(dim));
+        let rows = halves.flat_map(|(taken, query)| taken.iter().chain(&query[nope_dim..]));
+        rows.copied().collect()
     }
 }
 

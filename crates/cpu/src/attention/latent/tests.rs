@@ -34,7 +34,15 @@ fn absorbed_queries_find_what_expanded_ones_do() {
     let weights = LinearWeights::Dense { weight, bias: None };
     let expansion = Expansion::new(weights, &SPEC).unwrap();
     let tables = RopeTables::default();
-    for (past, tokens) in [(0, 1), (0, 70), (63, 1), (64, 1), (100, 40), (130, 17)] {
+    for (past, tokens) in [
+        (0, 1),
+        (0, 70),
+        (63, 1),
+        (64, 1),
+        (100, 40),
+        (130, 17),
+        (1200, 3),
+    ] {
         let table = tables.get(SPEC.rope, past + tokens);
         let mut cache = LatentCache::new(&SPEC, past + tokens);
         let latents = values((past + tokens) * SPEC.rank, 2);
@@ -55,8 +63,9 @@ fn absorbed_queries_find_what_expanded_ones_do() {
             past,
         };
         let (slow, fast) = (attention.expanded(), attention.absorbed());
+        let largest = slow.values().iter().fold(0.0f32, |m, x| m.max(x.abs()));
         for (a, b) in slow.values().iter().zip(fast.values()) {
-            assert!((a - b).abs() < 2e-5, "{a} and {b} at {past}");
+            assert!((a - b).abs() <= 1e-5 * largest, "{a} and {b} at {past}");
         }
     }
 }
