@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use treillage_backend::{DenseData, DenseWeights, LinearShape, LinearWeights};
 use treillage_gptq::{Element, GroupedLinear, IntBits, Parts, Rotation, Scales};
 use treillage_gpu::linear::{ExpertRows, Linear, project, project_experts};
-use treillage_gpu::{Context, Mode, Options, Tensor};
+use treillage_gpu::{AdapterKind, Context, Mode, Options, Tensor};
 use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
 
 /// Exact activations: weights are not rounded to half precision, sums are in f32.
@@ -288,7 +288,9 @@ fn several_linears_and_a_residual_in_every_mode() {
         out_features: 64,
     };
     let mut results: Vec<(&str, Vec<Vec<f32>>)> = Vec::new();
+    let mut software = false;
     for (name, context) in contexts() {
+        software = context.gpu().adapter().kind() == AdapterKind::Software;
         let mut rng = Rng(2);
         let weights = [
             (rng.trellis(wide, 3, Codebook::Mul1, true), wide),
@@ -330,8 +332,15 @@ fn several_linears_and_a_residual_in_every_mode() {
         results.push((name, all));
     }
     for (name, all) in results.iter().skip(1) {
-        // The order of additions is the same whoever exchanges what; only the checks differ.
-        assert!(all == &results[0].1, "{name} differs from {}", results[0].0);
+        if software {
+            // The order of additions is the same whoever exchanges what; only the checks differ.
+            assert!(all == &results[0].1, "{name} differs from {}", results[0].0);
+        }
+        // Hardware's compilers fuse additions as they see fit, and its matrix units have an order of their own.
+        for (y, first) in all.iter().zip(&results[0].1) {
+            let first: Vec<f64> = first.iter().map(|&v| f64::from(v)).collect();
+            assert_close(name, y, &first, BYTES);
+        }
     }
 }
 

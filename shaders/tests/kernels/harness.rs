@@ -17,6 +17,8 @@ pub(crate) struct Device {
     device: wgpu::Device,
     queue: wgpu::Queue,
     subgroups: bool,
+    /// A driver that computes on the CPU: it computes the same with checks and without.
+    software: bool,
     pipelines: Mutex<HashMap<(String, bool), Arc<Compiled>>>,
 }
 
@@ -55,6 +57,7 @@ fn open() -> Option<Device> {
         device,
         queue,
         subgroups: features.contains(wgpu::Features::SUBGROUP),
+        software: adapter.get_info().device_type == wgpu::DeviceType::Cpu,
         pipelines: Mutex::default(),
     })
 }
@@ -98,6 +101,14 @@ impl Results {
     }
 }
 
+/// Whether all words are alike as numbers in f32.
+fn close(a: &[u8], b: &[u8]) -> bool {
+    let [a, b] = [a, b].map(bytemuck::pod_collect_to_vec::<u8, f32>);
+    a.iter().zip(&b).all(|(a, b)| {
+        a.to_bits() == b.to_bits() || (a - b).abs() <= 1e-5 * a.abs().max(b.abs()).max(1e-2)
+    })
+}
+
 impl Device {
     /// Runs a kernel on `buffers`, given what is in them, in the order of its bindings, with and without checks; gives
     /// what is in them afterwards.
@@ -114,7 +125,9 @@ impl Device {
         let checked = self.run_one(&what, &wgsl, buffers, immediates, grid, false);
         let trusted = self.run_one(&what, &wgsl, buffers, immediates, grid, true);
         for (binding, (a, b)) in checked.iter().zip(&trusted).enumerate() {
-            assert!(a == b, "{what}: binding {binding} depends on checks");
+            // Hardware's compilers fuse multiplications and additions as they see fit, around checks in other places.
+            let same = a == b || !self.software && close(a, b);
+            assert!(same, "{what}: binding {binding} depends on checks");
         }
         Results(trusted)
     }
