@@ -10,7 +10,9 @@ use treillage_telemetry::Telemetry;
 
 use crate::guard::{self, Guard};
 use crate::linear::{Linear, project};
-use crate::ops::{self, Activations, Embedding, Experts, KvCache, Norm, RopeTables, Tokens};
+use crate::ops::{
+    self, Activations, Embedding, Experts, KvCache, Moe, Norm, RopeTables, Rules, Tokens,
+};
 use crate::{Adapter, Context, Counts, Gpu, Mode, Options, Profile, Slice};
 
 /// Rows from which an op is submitted as it is recorded, so that the device starts on a prompt while its rest is recorded.
@@ -315,25 +317,21 @@ impl Inference for GpuBackend {
         layer: MoeLayer<'_, Self>,
         routing: &Routing,
     ) -> Result<Activations, Error> {
-        let MoeLayer {
-            router, experts, ..
-        } = layer;
-        let plain = Routing::softmax(routing.top_k, routing.normalize);
-        if layer.correction.is_some() || *routing != plain {
-            return Err(Error::Unsupported("routing by corrected sigmoids"));
-        }
-        if layer.shared.is_some() {
-            return Err(Error::Unsupported("a shared expert"));
-        }
-        let out = ops::moe(
-            &self.context,
-            x.ready(&self.context)?,
+        let correction = match layer.correction {
+            Some(correction) => Some(correction.ready(&self.context)?),
+            None => None,
+        };
+        let moe = Moe {
             norm,
-            router,
-            experts,
-            routing,
-            &self.telemetry,
-        )?;
-        self.recorded(out)
+            router: layer.router,
+            experts: layer.experts,
+            shared: layer.shared,
+            rules: Rules {
+                routing,
+                correction,
+            },
+        };
+        let x = x.ready(&self.context)?;
+        self.recorded(ops::moe(&self.context, x, &moe, &self.telemetry)?)
     }
 }

@@ -19,8 +19,9 @@ pub use norm::Norm;
 pub use sample::Tokens;
 
 pub(crate) use attention::attend;
-pub(crate) use experts::{first, mlp, moe};
+pub(crate) use experts::{Moe, first, mlp, moe};
 pub(crate) use rope::RopeTables;
+pub(crate) use routing::Rules;
 pub(crate) use rows::{select, upload};
 pub(crate) use sample::sample;
 
