@@ -3,11 +3,12 @@
 use bytemuck::{Pod, Zeroable};
 use treillage_backend::{AttentionInputs, AttentionSpec, Error, RopePairing};
 
+use super::WORKGROUP;
 use super::norm::Norm;
 use super::rope::{RopeTable, RopeTables};
 use super::rows::resize;
 use crate::buffer::BufferId;
-use crate::context::Constant;
+use crate::context::{Constant, flat_grid};
 use crate::{CacheBits, Context, Slice, Tensor, Work};
 
 mod decode;
@@ -52,9 +53,6 @@ impl KvCache {
         capacity: usize,
     ) -> Result<Self, Error> {
         spec.check()?;
-        if spec.output_gate {
-            return Err(Error::Unsupported("attention with output gates"));
-        }
         let Some(padded) = HEAD_DIMS.into_iter().find(|&dim| dim >= spec.head_dim) else {
             return Err(Error::Device(format!(
                 "heads of {} values: GPU kernels take at most {}",
@@ -199,8 +197,8 @@ pub(crate) fn attend(
     cache: &mut KvCache,
 ) -> Result<Tensor, Error> {
     let AttentionInputs { q, k, v, .. } = *inputs;
-    let (wide, narrow) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-    q.check_width("width of queries", wide)?;
+    let narrow = spec.kv_heads * spec.head_dim;
+    q.check_width("width of queries", spec.query_width())?;
     k.check_width("width of keys", narrow)?;
     v.check_width("width of values", narrow)?;
     Error::check_shape("tokens of keys", q.rows(), k.rows())?;
@@ -225,9 +223,12 @@ pub(crate) fn attend(
         let rotated = append(context, heads, spec, cache, norms)?;
         match (q.rows(), lanes) {
             (..=decode::MAX_ROWS, Some(lanes)) => {
-                decode::split(context, &rotated, spec, cache, lanes)?
+                decode::split(context, &rotated, heads[0], spec, cache, lanes)?
             }
-            _ => tiled(context, &rotated, spec, cache)?,
+            _ => {
+                let out = tiled(context, &rotated, spec, cache)?;
+                gate(context, out, heads[0], spec, cache)?
+            }
         }
     };
     let out = fit(&out, padded, dim)?;
@@ -253,7 +254,7 @@ fn append(
         dims: u32,
         epsilon: f32,
     }
-    let rotated = context.tensor(q.rows(), q.width())?;
+    let rotated = context.tensor(q.rows(), spec.heads * cache.padded)?;
     let normed = norms.is_some();
     let (weights, epsilon) = norms.unwrap_or_else(|| (cache.table.turns.clone(), 0.0));
     let params = Params {
@@ -272,6 +273,7 @@ fn append(
             ("WG", (cache.padded as u32 / 2).into()),
             ("NORM", normed.into()),
             ("PAIRING", pairing(spec)),
+            ("GATED", spec.output_gate.into()),
             ("CACHE", cache.form()),
             ("REDUCE", context.reduce()),
         ],
@@ -289,6 +291,36 @@ fn append(
         [params.heads + 2 * params.kv_heads, q.rows() as u32, 1],
     )?;
     Ok(rotated)
+}
+
+/// `heads`, times sigmoids of the gates that `gates` has behind each query, if there are any.
+fn gate(
+    context: &Context,
+    heads: Tensor,
+    gates: &Tensor,
+    spec: &AttentionSpec,
+    cache: &KvCache,
+) -> Result<Tensor, Error> {
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Params {
+        width: u32,
+        count: u32,
+    }
+    if spec.output_gate {
+        let params = Params {
+            width: cache.padded as u32,
+            count: heads.len() as u32,
+        };
+        context.run(
+            "gate_heads",
+            &[("WG", WORKGROUP.into())],
+            &[&gates.slice(), &heads.slice()],
+            &params,
+            flat_grid(heads.len().div_ceil(WORKGROUP.into())),
+        )?;
+    }
+    Ok(heads)
 }
 
 /// Which values of a head rotate together, for kernels.
