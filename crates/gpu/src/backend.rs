@@ -11,7 +11,7 @@ use treillage_telemetry::Telemetry;
 use crate::guard::{self, Guard};
 use crate::linear::{Linear, project};
 use crate::ops::{
-    self, Activations, Embedding, Experts, KvCache, Moe, Norm, RopeTables, Rules, Tokens,
+    self, Activations, Cache, Embedding, Expansion, Experts, Moe, Norm, RopeTables, Rules, Tokens,
 };
 use crate::{Adapter, Context, Counts, Gpu, Mode, Options, Profile, Slice};
 
@@ -117,9 +117,9 @@ impl Inference for GpuBackend {
     type Linear = Linear;
     type Embedding = Embedding;
     type Experts = Experts;
-    type Expansion = Infallible;
+    type Expansion = Expansion;
     type DeltaRule = Infallible;
-    type Cache = KvCache;
+    type Cache = Cache;
 
     fn describe(&self) -> String {
         let adapter = self.gpu().adapter();
@@ -163,34 +163,32 @@ impl Inference for GpuBackend {
         Experts::new(&self.context, experts, hidden_to_intermediate)
     }
 
-    fn load_expansion(&self, _: LinearWeights, _: &LatentSpec) -> Result<Infallible, Error> {
-        Err(Error::Unsupported("latent attention"))
+    fn load_expansion(
+        &self,
+        weights: LinearWeights,
+        spec: &LatentSpec,
+    ) -> Result<Expansion, Error> {
+        Expansion::new(&self.context, &weights, spec)
     }
 
     fn load_delta(&self, _: DeltaWeights, _: &DeltaSpec) -> Result<Infallible, Error> {
         Err(Error::Unsupported("the gated delta rule"))
     }
 
-    fn new_cache(&self, spec: &MixerSpec, capacity: usize) -> Result<KvCache, Error> {
-        let spec = match spec {
-            MixerSpec::Attention(spec) => spec,
-            MixerSpec::Latent(_) => return Err(Error::Unsupported("latent attention")),
-            MixerSpec::Delta(_) => return Err(Error::Unsupported("the gated delta rule")),
-        };
-        KvCache::new(&self.context, &self.ropes, spec, capacity)
+    fn new_cache(&self, spec: &MixerSpec, capacity: usize) -> Result<Cache, Error> {
+        Cache::new(&self.context, &self.ropes, spec, capacity)
     }
 
-    fn cache_len(&self, cache: &KvCache) -> usize {
+    fn cache_len(&self, cache: &Cache) -> usize {
         cache.len()
     }
 
-    fn mark_cache(&self, _: &mut KvCache) -> Result<(), Error> {
+    fn mark_cache(&self, _: &mut Cache) -> Result<(), Error> {
         Ok(())
     }
 
-    fn truncate_cache(&self, cache: &mut KvCache, len: usize) -> usize {
-        cache.truncate(len);
-        cache.len()
+    fn truncate_cache(&self, cache: &mut Cache, len: usize) -> usize {
+        cache.truncate(len)
     }
 
     fn upload(&self, values: &[f32], width: usize) -> Result<Activations, Error> {
@@ -269,7 +267,7 @@ impl Inference for GpuBackend {
         &self,
         inputs: AttentionInputs<'_, Activations, Norm>,
         spec: &AttentionSpec,
-        cache: &mut KvCache,
+        cache: &mut Cache,
     ) -> Result<Activations, Error> {
         let inputs = AttentionInputs {
             q: inputs.q.ready(&self.context)?,
@@ -278,17 +276,25 @@ impl Inference for GpuBackend {
             q_norm: inputs.q_norm,
             k_norm: inputs.k_norm,
         };
+        let cache = cache.keys_and_values()?;
         self.recorded(ops::attend(&self.context, &inputs, spec, cache)?)
     }
 
     fn latent_attention(
         &self,
-        _: LatentInputs<'_, Activations, Norm>,
-        expansion: &Infallible,
-        _: &LatentSpec,
-        _: &mut KvCache,
+        inputs: LatentInputs<'_, Activations, Norm>,
+        expansion: &Expansion,
+        spec: &LatentSpec,
+        cache: &mut Cache,
     ) -> Result<Activations, Error> {
-        match *expansion {}
+        let inputs = LatentInputs {
+            q: inputs.q.ready(&self.context)?,
+            latent: inputs.latent.ready(&self.context)?,
+            norm: inputs.norm,
+        };
+        let cache = cache.latents()?;
+        let out = ops::latent_attend(&self.context, &inputs, expansion, spec, cache)?;
+        self.recorded(out)
     }
 
     fn delta_rule(
@@ -296,7 +302,7 @@ impl Inference for GpuBackend {
         _: DeltaInputs<'_, Activations>,
         rule: &Infallible,
         _: &DeltaSpec,
-        _: &mut KvCache,
+        _: &mut Cache,
     ) -> Result<Activations, Error> {
         match *rule {}
     }

@@ -10,7 +10,7 @@ use treillage_backend::{
     AttentionInputs, AttentionSpec, DenseData, DenseWeights, Inference, LinearShape, LinearWeights,
     MixerSpec, MoeLayer, Rope, RopePairing, Routing, SwiGlu,
 };
-use treillage_gpu::{Activations, Experts, GpuBackend, KvCache, Norm, Options, linear::Linear};
+use treillage_gpu::{Activations, Cache, Experts, GpuBackend, Norm, Options, linear::Linear};
 use treillage_trellis::{Codebook, PackedLinear, PackedParts};
 
 const HIDDEN: usize = 256;
@@ -112,7 +112,7 @@ impl Block {
         }
     }
 
-    fn forward(&self, gpu: &GpuBackend, x: &Activations, cache: &mut KvCache) -> Activations {
+    fn forward(&self, gpu: &GpuBackend, x: &Activations, cache: &mut Cache) -> Activations {
         let [q, k, v] = &self.qkv;
         let [q, k, v] = gpu.norm_project(x, &self.norm, [q, k, v]).unwrap();
         let inputs = AttentionInputs {
@@ -142,7 +142,7 @@ impl Block {
 
 /// Kernels of one token through `blocks` blocks and a head, with `before` tokens in the cache.
 fn count(gpu: &GpuBackend, block: &Block, head: &Linear, blocks: usize, before: usize) -> u64 {
-    let mut caches: Vec<KvCache> = (0..blocks)
+    let mut caches: Vec<Cache> = (0..blocks)
         .map(|_| {
             gpu.new_cache(&MixerSpec::Attention(SPEC), before + 1)
                 .unwrap()

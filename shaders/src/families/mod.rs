@@ -3,6 +3,7 @@
 mod attention;
 mod common;
 mod elementwise;
+mod latent;
 mod linear;
 mod norm;
 mod routing;
@@ -20,5 +21,6 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &rows::FAMILY,
     &routing::FAMILY,
     &attention::FAMILY,
+    &latent::FAMILY,
     &sampling::FAMILY,
 ];

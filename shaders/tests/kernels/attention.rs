@@ -8,7 +8,7 @@ use crate::harness::{
 const POSITIONS: usize = 64;
 
 /// `positions × dims`: cosines, then sines.
-fn turns(dims: usize) -> Vec<f32> {
+pub(crate) fn turns(dims: usize) -> Vec<f32> {
     let mut values = Vec::new();
     for position in 0..POSITIONS {
         let angle = |i: usize| position as f64 * 1e4f64.powf(-2.0 * i as f64 / dims as f64);
@@ -19,7 +19,7 @@ fn turns(dims: usize) -> Vec<f32> {
 }
 
 /// One head: norm if there are weights, then rotation.
-fn turned(
+pub(crate) fn turned(
     head: &[f32],
     norm: Option<&[f32]>,
     position: usize,

@@ -8,6 +8,7 @@ mod attention;
 mod cache;
 mod elementwise;
 mod harness;
+mod latent;
 mod norm;
 mod routing;
 mod rows;

@@ -1,11 +1,12 @@
 //! Causal grouped-query attention over a cache in f16 or eight bits.
 
 use bytemuck::{Pod, Zeroable};
-use treillage_backend::{AttentionInputs, AttentionSpec, Error, RopePairing};
+use treillage_backend::{AttentionInputs, AttentionSpec, Error};
 
 use super::WORKGROUP;
+use super::cache::Room;
 use super::norm::Norm;
-use super::rope::{RopeTable, RopeTables};
+use super::rope::{RopeTable, RopeTables, pairing};
 use super::rows::resize;
 use crate::buffer::BufferId;
 use crate::context::{Constant, flat_grid};
@@ -19,15 +20,15 @@ const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 const TILE: usize = 64;
 
 /// Keys and values of one layer, for one sequence, in f16 or eight bits: `[kv_heads, head_dim / 8, capacity, 8]` and `[kv_heads,
-/// capacity, head_dim]`, and for eight bits behind the keys `[kv_heads, capacity, 2]` f32, the scales of both. All of the memory is taken when the cache is made, so that what kernels bind stays where it is.
+/// capacity, head_dim]`, and for eight bits behind the keys `[kv_heads, capacity, 2]` f32, the scales of both. All of the memory is
+/// taken when the cache is made, so that what kernels bind stays where it is.
 #[derive(Debug)]
-pub struct KvCache {
+pub(crate) struct KvCache {
     spec: AttentionSpec,
-    /// Tokens that fit, as asked for.
-    capacity: usize,
+    /// Tokens that fit, as asked for, and those that are in it.
+    pub(super) room: Room,
     /// Tokens that there is memory for.
-    room: usize,
-    len: usize,
+    capacity: usize,
     /// Width of a head as kernels see it.
     padded: usize,
     bits: CacheBits,
@@ -60,31 +61,26 @@ impl KvCache {
                 HEAD_DIMS[HEAD_DIMS.len() - 1]
             )));
         };
-        let room = capacity.max(1).next_multiple_of(TILE);
+        let room = Room::new(capacity);
+        let capacity = capacity.max(1).next_multiple_of(TILE);
         let gpu = context.gpu();
         let bits = gpu.options().cache_bits;
-        let places = (spec.kv_heads * room) as u64;
+        let places = (spec.kv_heads * capacity) as u64;
         let (bytes, scales) = match bits {
             CacheBits::Eight => (padded as u64 * places, 8 * places),
             CacheBits::Sixteen => (2 * padded as u64 * places, 0),
         };
         Ok(Self {
             spec: *spec,
-            capacity,
             room,
-            len: 0,
+            capacity,
             padded,
             bits,
             keys: gpu.buffer("the cache of keys", bytes + scales)?.slice(),
             values: gpu.buffer("the cache of values", bytes)?.slice(),
-            table: tables.get(context, spec.rope, room)?,
+            table: tables.get(context, spec.rope, capacity)?,
             norms: None,
         })
-    }
-
-    /// Tokens in it.
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 
     /// The constant `CACHE` of kernels.
@@ -95,24 +91,12 @@ impl KvCache {
         })
     }
 
-    /// Forgets all but the first `len` tokens.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
     /// Fails unless this cache is for `spec` and `tokens` more fit.
     fn check(&self, spec: &AttentionSpec, tokens: usize) -> Result<(), Error> {
         Error::check_shape("query heads of a cache", self.spec.heads, spec.heads)?;
         Error::check_shape("key heads of a cache", self.spec.kv_heads, spec.kv_heads)?;
         Error::check_shape("head width of a cache", self.spec.head_dim, spec.head_dim)?;
-        let needed = self.len + tokens;
-        if needed > self.capacity {
-            return Err(Error::CacheFull {
-                capacity: self.capacity,
-                needed,
-            });
-        }
-        Ok(())
+        self.room.check(tokens)
     }
 
     /// What it takes to move `tensors`, and keys and values of `tokens` tokens to or from the cache.
@@ -132,10 +116,10 @@ impl KvCache {
     /// What it takes for `queries` to attend to the cache and to each other; `tensors` are moved.
     fn attending(&self, tensors: &[&Tensor], queries: usize) -> Work {
         // Each query sees what came before it, and itself.
-        let seen = queries * self.len + queries * (queries + 1) / 2;
+        let seen = queries * self.room.len + queries * (queries + 1) / 2;
         Work {
             operations: (4 * self.spec.heads * self.padded * seen) as u64,
-            ..self.moving(tensors, self.len + queries)
+            ..self.moving(tensors, self.room.len + queries)
         }
     }
 
@@ -232,7 +216,7 @@ pub(crate) fn attend(
         }
     };
     let out = fit(&out, padded, dim)?;
-    cache.len += q.rows();
+    cache.room.len += q.rows();
     Ok(out)
 }
 
@@ -260,8 +244,8 @@ fn append(
     let params = Params {
         heads: spec.heads as u32,
         kv_heads: spec.kv_heads as u32,
-        capacity: cache.room as u32,
-        position: cache.len as u32,
+        capacity: cache.capacity as u32,
+        position: cache.room.len as u32,
         dims: spec.rope.dims as u32,
         epsilon,
     };
@@ -272,7 +256,7 @@ fn append(
             ("HEAD_DIM", (cache.padded as u32).into()),
             ("WG", (cache.padded as u32 / 2).into()),
             ("NORM", normed.into()),
-            ("PAIRING", pairing(spec)),
+            ("PAIRING", pairing(spec.rope)),
             ("GATED", spec.output_gate.into()),
             ("CACHE", cache.form()),
             ("REDUCE", context.reduce()),
@@ -323,14 +307,6 @@ fn gate(
     Ok(heads)
 }
 
-/// Which values of a head rotate together, for kernels.
-fn pairing(spec: &AttentionSpec) -> Constant {
-    match spec.rope.pairing {
-        RopePairing::HalfSplit => "half_split".into(),
-        RopePairing::Interleaved => "interleaved".into(),
-    }
-}
-
 fn shape_constants(spec: &AttentionSpec, cache: &KvCache) -> [(&'static str, Constant); 3] {
     [
         ("CACHE", cache.form()),
@@ -360,8 +336,8 @@ fn tiled(
     let params = Params {
         rows: q.rows() as u32,
         heads: spec.heads as u32,
-        capacity: cache.room as u32,
-        position: cache.len as u32,
+        capacity: cache.capacity as u32,
+        position: cache.room.len as u32,
         scale: spec.scale,
     };
     let queries = q.rows() * (spec.heads / spec.kv_heads);

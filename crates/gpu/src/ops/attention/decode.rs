@@ -133,7 +133,7 @@ pub(super) fn step(
         gathers: u32,
     }
     let joint = Joint::new(context, heads, spec.head_dim, cache.padded)?;
-    let (parts, gathers) = Parts::of_step(cache.len + 1);
+    let (parts, gathers) = Parts::of_step(cache.room.len + 1);
     let out = context.tensor(1, spec.heads * cache.padded)?;
     let values = out.width() * parts.count;
     // Behind the parts, the largest score and the sum of weights of each.
@@ -146,8 +146,8 @@ pub(super) fn step(
     let [_, k_at, v_at] = joint.starts;
     let params = Params {
         heads: spec.heads as u32,
-        capacity: cache.room as u32,
-        position: cache.len as u32,
+        capacity: cache.capacity as u32,
+        position: cache.room.len as u32,
         splits: parts.count as u32,
         per_split: parts.size as u32,
         scale: spec.scale,
@@ -168,7 +168,7 @@ pub(super) fn step(
             group,
             ("WG", lanes.into()),
             ("NORM", normed.into()),
-            ("PAIRING", pairing(spec)),
+            ("PAIRING", pairing(spec.rope)),
             ("GATED", spec.output_gate.into()),
             ("REDUCE", context.reduce()),
         ],
@@ -220,13 +220,13 @@ pub(super) fn split(
         per_split: u32,
         scale: f32,
     }
-    let parts = Parts::of(cache.len + q.rows(), MAX_SPLITS);
+    let parts = Parts::of(cache.room.len + q.rows(), MAX_SPLITS);
     let given = context.tensor(q.rows() * parts.count, q.width())?;
     let stats = context.tensor(q.rows() * parts.count, 2 * spec.heads)?;
     let params = Params {
         heads: spec.heads as u32,
-        capacity: cache.room as u32,
-        position: cache.len as u32,
+        capacity: cache.capacity as u32,
+        position: cache.room.len as u32,
         splits: parts.count as u32,
         per_split: parts.size as u32,
         scale: spec.scale,

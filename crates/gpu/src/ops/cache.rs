@@ -1,0 +1,103 @@
+//! What one layer keeps of one sequence.
+
+use treillage_backend::{Error, MixerSpec};
+
+use super::attention::KvCache;
+use super::latent::LatentCache;
+use super::rope::RopeTables;
+use crate::Context;
+
+/// What one layer keeps of one sequence, on the device: keys and values, latents, or a recurrent state.
+#[derive(Debug)]
+pub struct Cache(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Attention(KvCache),
+    Latent(LatentCache),
+}
+
+/// The capacity of a cache and the tokens in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) capacity: usize,
+    pub(super) len: usize,
+}
+
+impl Room {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, len: 0 }
+    }
+
+    /// Fails unless `tokens` more fit.
+    pub(super) fn check(self, tokens: usize) -> Result<(), Error> {
+        let needed = self.len + tokens;
+        if needed > self.capacity {
+            return Err(Error::CacheFull {
+                capacity: self.capacity,
+                needed,
+            });
+        }
+        Ok(())
+    }
+
+    /// Forgets all but the first `len` tokens.
+    fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+impl Cache {
+    pub(crate) fn new(
+        context: &Context,
+        tables: &RopeTables,
+        spec: &MixerSpec,
+        capacity: usize,
+    ) -> Result<Self, Error> {
+        spec.check()?;
+        Ok(Self(match spec {
+            MixerSpec::Attention(spec) => {
+                Kind::Attention(KvCache::new(context, tables, spec, capacity)?)
+            }
+            MixerSpec::Latent(spec) => {
+                Kind::Latent(LatentCache::new(context, tables, spec, capacity)?)
+            }
+            MixerSpec::Delta(_) => return Err(Error::Unsupported("the gated delta rule")),
+        }))
+    }
+
+    fn room(&self) -> &Room {
+        match &self.0 {
+            Kind::Attention(cache) => &cache.room,
+            Kind::Latent(cache) => &cache.room,
+        }
+    }
+
+    /// Tokens in it.
+    pub(crate) fn len(&self) -> usize {
+        self.room().len
+    }
+
+    /// Forgets all but the first `len` tokens, or more where it has to.
+    pub(crate) fn truncate(&mut self, len: usize) -> usize {
+        match &mut self.0 {
+            Kind::Attention(cache) => cache.room.truncate(len),
+            Kind::Latent(cache) => cache.room.truncate(len),
+        }
+        self.len()
+    }
+
+    pub(crate) fn keys_and_values(&mut self) -> Result<&mut KvCache, Error> {
+        match &mut self.0 {
+            Kind::Attention(cache) => Ok(cache),
+            Kind::Latent(_) => Err(Error::WrongCache("attention")),
+        }
+    }
+
+    pub(crate) fn latents(&mut self) -> Result<&mut LatentCache, Error> {
+        match &mut self.0 {
+            Kind::Latent(cache) => Ok(cache),
+            Kind::Attention(_) => Err(Error::WrongCache("latent attention")),
+        }
+    }
+}
