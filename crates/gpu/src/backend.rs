@@ -1,4 +1,4 @@
-use std::{convert::Infallible, fmt};
+use std::fmt;
 
 use treillage_backend::{
     AttentionInputs, AttentionSpec, Choice, DeltaInputs, DeltaSpec, DeltaWeights, DenseWeights,
@@ -11,7 +11,8 @@ use treillage_telemetry::Telemetry;
 use crate::guard::{self, Guard};
 use crate::linear::{Linear, project};
 use crate::ops::{
-    self, Activations, Cache, Embedding, Expansion, Experts, Moe, Norm, RopeTables, Rules, Tokens,
+    self, Activations, Cache, DeltaRule, Embedding, Expansion, Experts, Moe, Norm, RopeTables,
+    Rules, Tokens,
 };
 use crate::{Adapter, Context, Counts, Gpu, Mode, Options, Profile, Slice};
 
@@ -118,7 +119,7 @@ impl Inference for GpuBackend {
     type Embedding = Embedding;
     type Experts = Experts;
     type Expansion = Expansion;
-    type DeltaRule = Infallible;
+    type DeltaRule = DeltaRule;
     type Cache = Cache;
 
     fn describe(&self) -> String {
@@ -171,8 +172,8 @@ impl Inference for GpuBackend {
         Expansion::new(&self.context, &weights, spec)
     }
 
-    fn load_delta(&self, _: DeltaWeights, _: &DeltaSpec) -> Result<Infallible, Error> {
-        Err(Error::Unsupported("the gated delta rule"))
+    fn load_delta(&self, weights: DeltaWeights, spec: &DeltaSpec) -> Result<DeltaRule, Error> {
+        DeltaRule::new(&self.context, &weights, spec)
     }
 
     fn new_cache(&self, spec: &MixerSpec, capacity: usize) -> Result<Cache, Error> {
@@ -183,12 +184,12 @@ impl Inference for GpuBackend {
         cache.len()
     }
 
-    fn mark_cache(&self, _: &mut Cache) -> Result<(), Error> {
-        Ok(())
+    fn mark_cache(&self, cache: &mut Cache) -> Result<(), Error> {
+        cache.mark(&self.context)
     }
 
     fn truncate_cache(&self, cache: &mut Cache, len: usize) -> usize {
-        cache.truncate(len)
+        cache.truncate(&self.context, len)
     }
 
     fn upload(&self, values: &[f32], width: usize) -> Result<Activations, Error> {
@@ -299,12 +300,17 @@ impl Inference for GpuBackend {
 
     fn delta_rule(
         &self,
-        _: DeltaInputs<'_, Activations>,
-        rule: &Infallible,
-        _: &DeltaSpec,
-        _: &mut Cache,
+        inputs: DeltaInputs<'_, Activations>,
+        rule: &DeltaRule,
+        spec: &DeltaSpec,
+        cache: &mut Cache,
     ) -> Result<Activations, Error> {
-        match *rule {}
+        let inputs = DeltaInputs {
+            qkvz: inputs.qkvz.ready(&self.context)?,
+            ba: inputs.ba.ready(&self.context)?,
+        };
+        let out = ops::delta_rule(&self.context, &inputs, rule, spec, cache.state()?)?;
+        self.recorded(out)
     }
 
     fn mlp(

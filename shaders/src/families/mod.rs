@@ -2,6 +2,7 @@
 
 mod attention;
 mod common;
+mod delta;
 mod elementwise;
 mod latent;
 mod linear;
@@ -22,5 +23,6 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &routing::FAMILY,
     &attention::FAMILY,
     &latent::FAMILY,
+    &delta::FAMILY,
     &sampling::FAMILY,
 ];

@@ -6,6 +6,7 @@
 
 mod attention;
 mod cache;
+mod delta;
 mod elementwise;
 mod harness;
 mod latent;

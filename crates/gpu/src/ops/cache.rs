@@ -3,6 +3,7 @@
 use treillage_backend::{Error, MixerSpec};
 
 use super::attention::KvCache;
+use super::delta::DeltaCache;
 use super::latent::LatentCache;
 use super::rope::RopeTables;
 use crate::Context;
@@ -15,6 +16,7 @@ pub struct Cache(Kind);
 enum Kind {
     Attention(KvCache),
     Latent(LatentCache),
+    Delta(DeltaCache),
 }
 
 /// The capacity of a cache and the tokens in it.
@@ -62,7 +64,7 @@ impl Cache {
             MixerSpec::Latent(spec) => {
                 Kind::Latent(LatentCache::new(context, tables, spec, capacity)?)
             }
-            MixerSpec::Delta(_) => return Err(Error::Unsupported("the gated delta rule")),
+            MixerSpec::Delta(spec) => Kind::Delta(DeltaCache::new(context, spec, capacity)?),
         }))
     }
 
@@ -70,6 +72,7 @@ impl Cache {
         match &self.0 {
             Kind::Attention(cache) => &cache.room,
             Kind::Latent(cache) => &cache.room,
+            Kind::Delta(cache) => &cache.room,
         }
     }
 
@@ -78,11 +81,20 @@ impl Cache {
         self.room().len
     }
 
+    /// Makes the tokens there are now a point that can be gone back to.
+    pub(crate) fn mark(&mut self, context: &Context) -> Result<(), Error> {
+        match &mut self.0 {
+            Kind::Attention(_) | Kind::Latent(_) => Ok(()),
+            Kind::Delta(cache) => cache.mark(context),
+        }
+    }
+
     /// Forgets all but the first `len` tokens, or more where it has to.
-    pub(crate) fn truncate(&mut self, len: usize) -> usize {
+    pub(crate) fn truncate(&mut self, context: &Context, len: usize) -> usize {
         match &mut self.0 {
             Kind::Attention(cache) => cache.room.truncate(len),
             Kind::Latent(cache) => cache.room.truncate(len),
+            Kind::Delta(cache) => cache.truncate(context, len),
         }
         self.len()
     }
@@ -90,14 +102,21 @@ impl Cache {
     pub(crate) fn keys_and_values(&mut self) -> Result<&mut KvCache, Error> {
         match &mut self.0 {
             Kind::Attention(cache) => Ok(cache),
-            Kind::Latent(_) => Err(Error::WrongCache("attention")),
+            _ => Err(Error::WrongCache("attention")),
         }
     }
 
     pub(crate) fn latents(&mut self) -> Result<&mut LatentCache, Error> {
         match &mut self.0 {
             Kind::Latent(cache) => Ok(cache),
-            Kind::Attention(_) => Err(Error::WrongCache("latent attention")),
+            _ => Err(Error::WrongCache("latent attention")),
+        }
+    }
+
+    pub(crate) fn state(&mut self) -> Result<&mut DeltaCache, Error> {
+        match &mut self.0 {
+            Kind::Delta(cache) => Ok(cache),
+            _ => Err(Error::WrongCache("the delta rule")),
         }
     }
 }

@@ -398,14 +398,15 @@ fn attend(context: &Context, absorbed: &Tensor, cache: &LatentCache) -> Result<A
     let groups = spec.heads.div_ceil(heads);
     let tokens = cache.room.len + rows;
     let most = match rows {
-        ..=MAX_FEW => tokens.div_ceil(POSITIONS).min(MAX_SPLITS),
+        ..=MAX_FEW => MAX_SPLITS.min(MAX_SPLIT_GROUPS.div_ceil(rows * groups)),
         _ => 1,
     };
-    let most = most.min(MAX_SPLIT_GROUPS.div_ceil(rows * groups));
     let per_split = tokens.div_ceil(most).next_multiple_of(POSITIONS);
     let splits = tokens.div_ceil(per_split);
-    let parts = context.tensor(rows, spec.heads * splits * padded(spec.rank))?;
-    let stats = context.tensor(rows, spec.heads * splits * 2)?;
+    // As much whatever the context, so that each token runs in the memory of the one before.
+    let parts = context.tensor(rows, spec.heads * most * padded(spec.rank))?;
+    let stats = context.tensor(rows, spec.heads * most * 2)?;
+    let given = rows * spec.heads * splits * padded(spec.rank);
     let params = Params {
         heads: spec.heads as u32,
         position: cache.room.len as u32,
@@ -417,7 +418,7 @@ fn attend(context: &Context, absorbed: &Tensor, cache: &LatentCache) -> Result<A
     let seen = rows * cache.room.len + rows * (rows + 1) / 2;
     let of_pair = 2 * spec.heads * (spec.cached_width() + spec.rank);
     let work = Work {
-        bytes: absorbed.slice().size() + parts.slice().size() + 2 * (tokens * width(spec)) as u64,
+        bytes: absorbed.slice().size() + 4 * given as u64 + 2 * (tokens * width(spec)) as u64,
         operations: (of_pair * seen) as u64,
     };
     context.run_for(
@@ -472,8 +473,9 @@ fn values_of_few(
         quads: (columns / 4) as u32,
     };
     let parts = attended.parts.slice();
+    let given = attended.rows * spec.heads * attended.splits * padded(spec.rank);
     let work = Work {
-        bytes: parts.size() + expansion.values.size() + out.slice().size(),
+        bytes: 4 * given as u64 + expansion.values.size() + out.slice().size(),
         operations: (2 * attended.rows * spec.heads * spec.rank * spec.value_dim) as u64,
     };
     context.run_for(

@@ -4,6 +4,7 @@ mod activations;
 mod attention;
 mod cache;
 mod combine;
+mod delta;
 mod embedding;
 mod experts;
 mod latent;
@@ -15,6 +16,7 @@ mod sample;
 
 pub use activations::Activations;
 pub use cache::Cache;
+pub use delta::DeltaRule;
 pub use embedding::Embedding;
 pub use experts::Experts;
 pub use latent::Expansion;
@@ -22,6 +24,7 @@ pub use norm::Norm;
 pub use sample::Tokens;
 
 pub(crate) use attention::attend;
+pub(crate) use delta::delta_rule;
 pub(crate) use experts::{Moe, first, mlp, moe};
 pub(crate) use latent::latent_attend;
 pub(crate) use rope::RopeTables;
