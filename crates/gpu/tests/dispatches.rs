@@ -62,7 +62,7 @@ fn values(count: usize) -> Vec<f32> {
 
 /// What feeds forward in a block.
 enum Network {
-    Dense(SwiGlu<Linear>),
+    Dense(Box<SwiGlu<Linear>>),
     Routed(Box<Routed>),
 }
 
@@ -114,7 +114,7 @@ impl Block {
             down: linear(narrow),
         };
         let network = match kind {
-            Kind::Dense => Network::Dense(network()),
+            Kind::Dense => Network::Dense(Box::new(network())),
             Kind::Routed | Kind::Shared => Network::Routed(Box::new(Routed {
                 router: dense(EXPERTS),
                 experts: experts(),
