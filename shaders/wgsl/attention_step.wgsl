@@ -3,19 +3,21 @@
 // the cache, and sees them. With `gathers`, the last workgroup of a head of keys to arrive adds up what the parts gave, and sets the
 // head's counter back to 0.
 //
-// bindings   0 qkv: f32 [heads, HEAD_DIM], from `k_at` and `v_at` on [kv_heads, HEAD_DIM]; 1 norms, 2 turns: of rope_append;
+// bindings   0 qkv: f32 [heads, HEAD_DIM], with GATED [heads, 2, HEAD_DIM] of gate_heads, from `k_at` and `v_at` on [kv_heads, HEAD_DIM]; 1 norms, 2 turns: of rope_append;
 //            3 keys, 4 values: the cache, of attention_decode;
 //            5 parts: f32 [heads, splits, HEAD_DIM], and behind it [heads, splits, 2]: parts and stats of attention_decode, for more
 //            than one split (anything for one); 6 out: f32 [heads, HEAD_DIM]; 7 counters: u32 [kv_heads], zeros
 // grid       x: splits; y: kv_heads
 // scalars    the token is at `position`; of `splits` parts of `per_split` positions each the last is not empty. Up to 16 splits
 //            may be gathered (gathers ≠ 0); without, attention_combine comes next
-// constants  HEAD_DIM, GROUP, WG, CACHE, REDUCE: of attention_decode; NORM, PAIRING: of rope_append
+// constants  HEAD_DIM, GROUP, WG, CACHE, REDUCE: of attention_decode; NORM, PAIRING, GATED: of rope_append
 
 //!use common/attend_split
 //!use common/pairing_{{PAIRING}}
 
 const NORM = {{NORM}};
+// Values from a head's query to the next one's.
+const QUERY = HEAD_DIM * select(1u, 2u, {{GATED}});
 
 struct Params {
     heads: u32,
@@ -45,9 +47,17 @@ var<immediate> p: Params;
 var<workgroup> head: array<f32, HEAD_DIM>;
 var<workgroup> arrived: u32;
 
+fn give(at: u32, value: f32) {
+    var given = value;
+    if {{GATED}} {
+        given /= 1.0 + exp(-qkv[at / HEAD_DIM * QUERY + HEAD_DIM + at % HEAD_DIM]);
+    }
+    out[at] = given;
+}
+
 fn store(at: u32, value: f32) {
     if p.splits == 1u {
-        out[at] = value;
+        give(at, value);
     } else {
         atomicStore(&parts[at], bitcast<u32>(value));
     }
@@ -82,7 +92,7 @@ fn stage_queries(first_head: u32, l: Lanes) {
             var query = vec4(0.0);
             for (var h = 0u; h < 4u; h += 1u) {
                 if four * 4u + h < GROUP {
-                    query[h] = qkv[(first_head + four * 4u + h) * HEAD_DIM + channel];
+                    query[h] = qkv[(first_head + four * 4u + h) * QUERY + channel];
                 }
             }
             squares += query * query;
@@ -191,10 +201,9 @@ fn gather(first_head: u32, l: Lanes) {
         }
         total /= sum;
         let to = (first_head + i / QUADS) * HEAD_DIM + channel;
-        out[to] = total.x;
-        out[to + 1u] = total.y;
-        out[to + 2u] = total.z;
-        out[to + 3u] = total.w;
+        for (var c = 0u; c < 4u; c += 1u) {
+            give(to + c, total[c]);
+        }
     }
 }
 

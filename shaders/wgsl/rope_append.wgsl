@@ -1,7 +1,7 @@
 // Heads of new tokens: RMS norm of q and k, rotation to their positions (RoFormer, arXiv 2104.09864), keys and values
 // into the cache. One dispatch for all three, so that decoding pays for one.
 //
-// bindings   0 q: f32 [rows, heads, HEAD_DIM]; 1 k, 2 v: f32 [rows, kv_heads, HEAD_DIM];
+// bindings   0 q: f32 [rows, heads, HEAD_DIM], with GATED [rows, heads, 2, HEAD_DIM], of gate_heads; 1 k, 2 v: f32 [rows, kv_heads, HEAD_DIM];
 //            3 norms: f32 [2, HEAD_DIM], the weights of q's and k's norms (anything if NORM is false);
 //            4 turns: f32 [positions, dims], for each position dims/2 cosines and then as many sines;
 //            5 rotated: f32 [rows, heads, HEAD_DIM];
@@ -9,7 +9,7 @@
 // grid       x: heads + 2·kv_heads; y: rows; workgroups of HEAD_DIM/2 lanes, two values each
 // scalars    row r is at position `position + r`, which must be below `capacity` and in `turns`
 // constants  HEAD_DIM: 64 | 128 | 256; WG: HEAD_DIM/2; NORM: true | false; PAIRING: half_split | interleaved;
-//            CACHE, REDUCE: of attention_decode
+//            GATED: true | false; CACHE, REDUCE: of attention_decode
 
 //!use common/cache_{{CACHE}}
 //!use common/rms
@@ -90,7 +90,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
         a = k[start + pair.x];
         b = k[start + pair.y];
     } else {
-        let start = (row * p.heads + number) * HEAD_DIM;
+        let start = (row * p.heads + number) * HEAD_DIM * select(1u, 2u, {{GATED}});
         a = q[start + pair.x];
         b = q[start + pair.y];
     }

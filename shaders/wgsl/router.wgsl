@@ -3,12 +3,15 @@
 // dispatch; the first of a row writes n. The last workgroup of a row to arrive chooses, and sets the row's counter back to 0.
 //
 // bindings   0 x: f32 [rows, width]; 1 norm: f32 [width]; 2 router: [experts, stride words] in FORMAT, packed in words, what is
-//            beyond `width` zero; 3 normed: f32 [rows, width]; 4 logits: f32 [rows, experts]; 5 choices: u32 [rows, top_k], the
-//            experts, and from word `weights_at` on f32 [rows, top_k], their weights; 6 flags: u32, of common/guard; 7 counters:
-//            u32 [rows], zeros
-// grid       x: ceil(experts / PER_GROUP); y: rows
-// scalars    experts ≤ MAX_EXPERTS, 1 ≤ top_k ≤ experts; normalize ≠ 0 divides by the sum over the chosen instead of over all
-// constants  PER_GROUP: experts of a workgroup, 1 to 3; FORMAT: f32 | f16 | bf16; WG, MAX_EXPERTS, REDUCE: of common/choose
+//            beyond `width` zero; 3 extra: a row as the router's, that of a shared expert's gate, if GATED; f32 [experts], of
+//            common/choose, if CORRECTED; otherwise anything; 4 normed: f32 [rows, width]; 5 choices: u32 [rows, top_k], the experts,
+//            from word `weights_at` on f32 [rows, top_k], their weights, if GATED behind them f32 [rows], the gate's logits, and
+//            from word `logits_at` on f32 [rows, experts]; 6 flags: u32, of common/guard; 7 counters: u32 [rows], zeros
+// grid       x: ceil(experts / PER_GROUP), of one expert more if GATED; y: rows
+// scalars    experts ≤ MAX_EXPERTS, 1 ≤ top_k ≤ experts; normalize ≠ 0 divides by the sum over the chosen; kept, scale: of
+//            common/choose
+// constants  PER_GROUP: experts of a workgroup, 1 to 3; FORMAT: f32 | f16 | bf16; GATED: true | false, not with CORRECTED; WG,
+//            MAX_EXPERTS, SIGMOID, CORRECTED, GROUPS, REDUCE: of common/choose
 
 //!use common/choose
 //!use common/dense_{{FORMAT}}
@@ -23,16 +26,19 @@ struct Params {
     normalize: u32,
     flag: u32,
     weights_at: u32,
+    logits_at: u32,
+    kept: u32,
+    scale: f32,
     epsilon: f32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> norm: array<f32>;
 @group(0) @binding(2) var<storage, read> router: array<u32>;
-@group(0) @binding(3) var<storage, read_write> normed: array<f32>;
-// Written by some workgroups and read by another: only atomic accesses are sure to be seen.
-@group(0) @binding(4) var<storage, read_write> logits: array<atomic<u32>>;
-@group(0) @binding(5) var<storage, read_write> choices: array<u32>;
+@group(0) @binding(3) var<storage, read> extra: array<u32>;
+@group(0) @binding(4) var<storage, read_write> normed: array<f32>;
+// Logits are written by some workgroups and read by another: only atomic accesses are sure to be seen.
+@group(0) @binding(5) var<storage, read_write> choices: array<atomic<u32>>;
 @group(0) @binding(6) var<storage, read_write> flags: array<atomic<u32>>;
 @group(0) @binding(7) var<storage, read_write> counters: array<atomic<u32>>;
 var<immediate> p: Params;
@@ -44,13 +50,25 @@ fn guarded(row: u32, i: u32) -> f32 {
 }
 
 fn logit_of(row: u32, expert: u32) -> f32 {
-    return bitcast<f32>(atomicLoad(&logits[row * p.experts + expert]));
+    return bitcast<f32>(atomicLoad(&choices[p.logits_at + row * p.experts + expert]));
+}
+
+fn correction_of(expert: u32) -> f32 {
+    return bitcast<f32>(extra[expert]);
 }
 
 fn choose(row: u32, slot: u32, expert: u32, weight: f32) {
     let at = row * p.top_k + slot;
-    choices[at] = expert;
-    choices[p.weights_at + at] = bitcast<u32>(weight);
+    atomicStore(&choices[at], expert);
+    atomicStore(&choices[p.weights_at + at], bitcast<u32>(weight));
+}
+
+// A word of an expert's row; behind the last expert's, of the gate's.
+fn router_word(expert: u32, word: u32) -> u32 {
+    if {{GATED}} && expert == p.experts {
+        return extra[word];
+    }
+    return router[expert * p.stride + word];
 }
 
 @compute @workgroup_size({{WG}})
@@ -63,6 +81,7 @@ fn main(
     let start = row * p.width;
     let words = (p.width + PER_WORD - 1u) / PER_WORD;
     let first = group.x * {{PER_GROUP}}u;
+    let last = p.experts - select(1u, 0u, {{GATED}});
     // The sum of squares, and products with the experts' rows before the norm's factor: one reduction for all.
     var sums = vec4(0.0);
     for (var word = l.lane; word < words; word += {{WG}}u) {
@@ -76,8 +95,7 @@ fn main(
         sums.x += dot(v, v);
         let scaled = v * n;
         for (var i = 0u; i < {{PER_GROUP}}u; i += 1u) {
-            let expert = min(first + i, p.experts - 1u);
-            sums[i + 1u] += dot(scaled, widen(router[expert * p.stride + word]));
+            sums[i + 1u] += dot(scaled, widen(router_word(min(first + i, last), word)));
         }
     }
     sums = workgroup_sum4(sums, l);
@@ -92,9 +110,13 @@ fn main(
     }
     if l.lane == 0u {
         for (var i = 0u; i < {{PER_GROUP}}u; i += 1u) {
+            let logit = sums[i + 1u] * factor;
             if first + i < p.experts {
-                let logit = sums[i + 1u] * factor;
-                atomicStore(&logits[row * p.experts + first + i], bitcast<u32>(logit));
+                let at = p.logits_at + row * p.experts + first + i;
+                atomicStore(&choices[at], bitcast<u32>(logit));
+            } else if first + i == last {
+                let at = p.weights_at + groups.y * p.top_k + row;
+                atomicStore(&choices[at], bitcast<u32>(logit));
             }
         }
     }

@@ -1,4 +1,4 @@
-use std::{convert::Infallible, fmt};
+use std::fmt;
 
 use treillage_backend::{
     AttentionInputs, AttentionSpec, Choice, DeltaInputs, DeltaSpec, DeltaWeights, DenseWeights,
@@ -10,7 +10,10 @@ use treillage_telemetry::Telemetry;
 
 use crate::guard::{self, Guard};
 use crate::linear::{Linear, project};
-use crate::ops::{self, Activations, Embedding, Experts, KvCache, Norm, RopeTables, Tokens};
+use crate::ops::{
+    self, Activations, Cache, DeltaRule, Embedding, Expansion, Experts, Moe, Norm, RopeTables,
+    Rules, Tokens,
+};
 use crate::{Adapter, Context, Counts, Gpu, Mode, Options, Profile, Slice};
 
 /// Rows from which an op is submitted as it is recorded, so that the device starts on a prompt while its rest is recorded.
@@ -115,9 +118,9 @@ impl Inference for GpuBackend {
     type Linear = Linear;
     type Embedding = Embedding;
     type Experts = Experts;
-    type Expansion = Infallible;
-    type DeltaRule = Infallible;
-    type Cache = KvCache;
+    type Expansion = Expansion;
+    type DeltaRule = DeltaRule;
+    type Cache = Cache;
 
     fn describe(&self) -> String {
         let adapter = self.gpu().adapter();
@@ -161,34 +164,32 @@ impl Inference for GpuBackend {
         Experts::new(&self.context, experts, hidden_to_intermediate)
     }
 
-    fn load_expansion(&self, _: LinearWeights, _: &LatentSpec) -> Result<Infallible, Error> {
-        Err(Error::Unsupported("latent attention"))
+    fn load_expansion(
+        &self,
+        weights: LinearWeights,
+        spec: &LatentSpec,
+    ) -> Result<Expansion, Error> {
+        Expansion::new(&self.context, &weights, spec)
     }
 
-    fn load_delta(&self, _: DeltaWeights, _: &DeltaSpec) -> Result<Infallible, Error> {
-        Err(Error::Unsupported("the gated delta rule"))
+    fn load_delta(&self, weights: DeltaWeights, spec: &DeltaSpec) -> Result<DeltaRule, Error> {
+        DeltaRule::new(&self.context, &weights, spec)
     }
 
-    fn new_cache(&self, spec: &MixerSpec, capacity: usize) -> Result<KvCache, Error> {
-        let spec = match spec {
-            MixerSpec::Attention(spec) => spec,
-            MixerSpec::Latent(_) => return Err(Error::Unsupported("latent attention")),
-            MixerSpec::Delta(_) => return Err(Error::Unsupported("the gated delta rule")),
-        };
-        KvCache::new(&self.context, &self.ropes, spec, capacity)
+    fn new_cache(&self, spec: &MixerSpec, capacity: usize) -> Result<Cache, Error> {
+        Cache::new(&self.context, &self.ropes, spec, capacity)
     }
 
-    fn cache_len(&self, cache: &KvCache) -> usize {
+    fn cache_len(&self, cache: &Cache) -> usize {
         cache.len()
     }
 
-    fn mark_cache(&self, _: &mut KvCache) -> Result<(), Error> {
-        Ok(())
+    fn mark_cache(&self, cache: &mut Cache) -> Result<(), Error> {
+        cache.mark(&self.context)
     }
 
-    fn truncate_cache(&self, cache: &mut KvCache, len: usize) -> usize {
-        cache.truncate(len);
-        cache.len()
+    fn truncate_cache(&self, cache: &mut Cache, len: usize) -> usize {
+        cache.truncate(&self.context, len)
     }
 
     fn upload(&self, values: &[f32], width: usize) -> Result<Activations, Error> {
@@ -267,7 +268,7 @@ impl Inference for GpuBackend {
         &self,
         inputs: AttentionInputs<'_, Activations, Norm>,
         spec: &AttentionSpec,
-        cache: &mut KvCache,
+        cache: &mut Cache,
     ) -> Result<Activations, Error> {
         let inputs = AttentionInputs {
             q: inputs.q.ready(&self.context)?,
@@ -276,27 +277,40 @@ impl Inference for GpuBackend {
             q_norm: inputs.q_norm,
             k_norm: inputs.k_norm,
         };
+        let cache = cache.keys_and_values()?;
         self.recorded(ops::attend(&self.context, &inputs, spec, cache)?)
     }
 
     fn latent_attention(
         &self,
-        _: LatentInputs<'_, Activations, Norm>,
-        expansion: &Infallible,
-        _: &LatentSpec,
-        _: &mut KvCache,
+        inputs: LatentInputs<'_, Activations, Norm>,
+        expansion: &Expansion,
+        spec: &LatentSpec,
+        cache: &mut Cache,
     ) -> Result<Activations, Error> {
-        match *expansion {}
+        let inputs = LatentInputs {
+            q: inputs.q.ready(&self.context)?,
+            latent: inputs.latent.ready(&self.context)?,
+            norm: inputs.norm,
+        };
+        let cache = cache.latents()?;
+        let out = ops::latent_attend(&self.context, &inputs, expansion, spec, cache)?;
+        self.recorded(out)
     }
 
     fn delta_rule(
         &self,
-        _: DeltaInputs<'_, Activations>,
-        rule: &Infallible,
-        _: &DeltaSpec,
-        _: &mut KvCache,
+        inputs: DeltaInputs<'_, Activations>,
+        rule: &DeltaRule,
+        spec: &DeltaSpec,
+        cache: &mut Cache,
     ) -> Result<Activations, Error> {
-        match *rule {}
+        let inputs = DeltaInputs {
+            qkvz: inputs.qkvz.ready(&self.context)?,
+            ba: inputs.ba.ready(&self.context)?,
+        };
+        let out = ops::delta_rule(&self.context, &inputs, rule, spec, cache.state()?)?;
+        self.recorded(out)
     }
 
     fn mlp(
@@ -315,25 +329,21 @@ impl Inference for GpuBackend {
         layer: MoeLayer<'_, Self>,
         routing: &Routing,
     ) -> Result<Activations, Error> {
-        let MoeLayer {
-            router, experts, ..
-        } = layer;
-        let plain = Routing::softmax(routing.top_k, routing.normalize);
-        if layer.correction.is_some() || *routing != plain {
-            return Err(Error::Unsupported("routing by corrected sigmoids"));
-        }
-        if layer.shared.is_some() {
-            return Err(Error::Unsupported("a shared expert"));
-        }
-        let out = ops::moe(
-            &self.context,
-            x.ready(&self.context)?,
+        let correction = match layer.correction {
+            Some(correction) => Some(correction.ready(&self.context)?),
+            None => None,
+        };
+        let moe = Moe {
             norm,
-            router,
-            experts,
-            routing,
-            &self.telemetry,
-        )?;
-        self.recorded(out)
+            router: layer.router,
+            experts: layer.experts,
+            shared: layer.shared,
+            rules: Rules {
+                routing,
+                correction,
+            },
+        };
+        let x = x.ready(&self.context)?;
+        self.recorded(ops::moe(&self.context, x, &moe, &self.telemetry)?)
     }
 }

@@ -71,7 +71,7 @@ pub use cache::user_cache;
 pub use context::{Constant, Context};
 pub use error::Error;
 pub use gpu::{CacheBits, Gpu, Mode, Options};
-pub use ops::{Activations, Embedding, Experts, KvCache, Norm, Tokens};
+pub use ops::{Activations, Cache, DeltaRule, Embedding, Expansion, Experts, Norm, Tokens};
 pub use pipeline::{MAX_BINDINGS, MAX_IMMEDIATES, Pipeline};
 pub use profile::{KernelProfile, Profile, Work};
 pub use recorder::{Counts, Dispatch, Download, Recorder};

@@ -167,6 +167,28 @@ impl Recorder {
             .copy_buffer_to_buffer(&staging, 0, to, slice.offset(), size);
     }
 
+    /// Appends a copy of `from` to the beginning of `to`, which is of another buffer and not smaller.
+    pub fn copy(&self, from: &Slice, to: &Slice) {
+        let mut state = self.lock();
+        let open = state.open.get_or_insert_with(|| Open::new(&self.gpu));
+        open.encoder().copy_buffer_to_buffer(
+            from.buffer().raw(),
+            from.offset(),
+            to.buffer().raw(),
+            to.offset(),
+            from.size(),
+        );
+    }
+
+    /// Appends zeros all over `slice`.
+    pub fn clear(&self, slice: &Slice) {
+        let mut state = self.lock();
+        let open = state.open.get_or_insert_with(|| Open::new(&self.gpu));
+        let raw = slice.buffer().raw();
+        open.encoder()
+            .clear_buffer(raw, slice.offset(), Some(slice.size()));
+    }
+
     /// Submits what is recorded, without waiting for it.
     pub fn submit(&self) {
         self.lock().submit(&self.gpu);

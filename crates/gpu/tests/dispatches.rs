@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use half::f16;
 use treillage_backend::{
-    AttentionInputs, AttentionSpec, DenseData, DenseWeights, Inference, LinearShape, LinearWeights,
-    MixerSpec, MoeLayer, Rope, RopePairing, Routing, SwiGlu,
+    AttentionInputs, AttentionSpec, DeltaInputs, DeltaSpec, DeltaWeights, DenseData, DenseWeights,
+    Inference, LatentInputs, LatentSpec, LinearShape, LinearWeights, MixerSpec, MoeLayer, Rope,
+    RopePairing, Routing, SharedExpert, SwiGlu,
 };
-use treillage_gpu::{Activations, Experts, GpuBackend, KvCache, Norm, Options, linear::Linear};
+use treillage_gpu::{Activations, Cache, Experts, GpuBackend, Norm, Options, linear::Linear};
 use treillage_trellis::{Codebook, PackedLinear, PackedParts};
 
 const HIDDEN: usize = 256;
@@ -61,8 +62,22 @@ fn values(count: usize) -> Vec<f32> {
 
 /// What feeds forward in a block.
 enum Network {
-    Dense(SwiGlu<Linear>),
-    Routed(Linear, Experts),
+    Dense(Box<SwiGlu<Linear>>),
+    Routed(Box<Routed>),
+}
+
+struct Routed {
+    router: Linear,
+    experts: Experts,
+    /// An expert that sees every token, and its gate.
+    shared: Option<(SwiGlu<Linear>, Linear)>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Dense,
+    Routed,
+    Shared,
 }
 
 /// A block whose linears are packed.
@@ -75,29 +90,36 @@ struct Block {
 }
 
 impl Block {
-    fn load(gpu: &GpuBackend, routed: bool) -> Self {
+    fn load(gpu: &GpuBackend, kind: Kind) -> Self {
         let linear = |shape| gpu.load_linear(packed(shape), shape).unwrap();
         let (wide, narrow) = (shape(HIDDEN, INNER), shape(INNER, HIDDEN));
-        let network = if routed {
-            let router = shape(HIDDEN, EXPERTS);
-            let data = DenseData::F32(Arc::new(values(router.weights())));
-            let weight = DenseWeights::new(EXPERTS, HIDDEN, data).unwrap();
+        let dense = |outputs| {
+            let shape = shape(HIDDEN, outputs);
+            let data = DenseData::F32(Arc::new(values(shape.weights())));
+            let weight = DenseWeights::new(outputs, HIDDEN, data).unwrap();
             let weights = LinearWeights::Dense { weight, bias: None };
+            gpu.load_linear(weights, shape).unwrap()
+        };
+        let experts = || {
             let expert = SwiGlu {
                 gate: packed(wide),
                 up: packed(wide),
                 down: packed(narrow),
             };
-            Network::Routed(
-                gpu.load_linear(weights, router).unwrap(),
-                gpu.load_experts(vec![expert; EXPERTS], wide).unwrap(),
-            )
-        } else {
-            Network::Dense(SwiGlu {
-                gate: linear(wide),
-                up: linear(wide),
-                down: linear(narrow),
-            })
+            gpu.load_experts(vec![expert; EXPERTS], wide).unwrap()
+        };
+        let network = || SwiGlu {
+            gate: linear(wide),
+            up: linear(wide),
+            down: linear(narrow),
+        };
+        let network = match kind {
+            Kind::Dense => Network::Dense(Box::new(network())),
+            Kind::Routed | Kind::Shared => Network::Routed(Box::new(Routed {
+                router: dense(EXPERTS),
+                experts: experts(),
+                shared: matches!(kind, Kind::Shared).then(|| (network(), dense(1))),
+            })),
         };
         Self {
             norm: gpu.load_norm(vec![1.0; HIDDEN], 1e-6).unwrap(),
@@ -112,7 +134,7 @@ impl Block {
         }
     }
 
-    fn forward(&self, gpu: &GpuBackend, x: &Activations, cache: &mut KvCache) -> Activations {
+    fn forward(&self, gpu: &GpuBackend, x: &Activations, cache: &mut Cache) -> Activations {
         let [q, k, v] = &self.qkv;
         let [q, k, v] = gpu.norm_project(x, &self.norm, [q, k, v]).unwrap();
         let inputs = AttentionInputs {
@@ -124,25 +146,27 @@ impl Block {
         };
         let heads = gpu.attention(inputs, &SPEC, cache).unwrap();
         let x = gpu.project_add(&heads, &self.output, x).unwrap();
-        match &self.network {
-            Network::Dense(network) => gpu.mlp(&x, &self.norm, network).unwrap(),
-            Network::Routed(router, experts) => {
-                let layer = MoeLayer {
-                    router,
-                    correction: None,
-                    experts,
-                    shared: None,
-                };
-                gpu.moe(&x, &self.norm, layer, &Routing::softmax(2, true))
-                    .unwrap()
-            }
-        }
+        let routed = match &self.network {
+            Network::Dense(network) => return gpu.mlp(&x, &self.norm, network).unwrap(),
+            Network::Routed(routed) => routed,
+        };
+        let layer = MoeLayer {
+            router: &routed.router,
+            correction: None,
+            experts: &routed.experts,
+            shared: routed.shared.as_ref().map(|(network, gate)| SharedExpert {
+                network,
+                gate: Some(gate),
+            }),
+        };
+        gpu.moe(&x, &self.norm, layer, &Routing::softmax(2, true))
+            .unwrap()
     }
 }
 
 /// Kernels of one token through `blocks` blocks and a head, with `before` tokens in the cache.
 fn count(gpu: &GpuBackend, block: &Block, head: &Linear, blocks: usize, before: usize) -> u64 {
-    let mut caches: Vec<KvCache> = (0..blocks)
+    let mut caches: Vec<Cache> = (0..blocks)
         .map(|_| {
             gpu.new_cache(&MixerSpec::Attention(SPEC), before + 1)
                 .unwrap()
@@ -174,8 +198,8 @@ fn a_token_takes_seven_kernels_a_block() {
     let gpu = GpuBackend::on(&device).unwrap();
     let size = shape(HIDDEN, INNER);
     let head = gpu.load_linear(packed(size), size).unwrap();
-    for routed in [true, false] {
-        let block = Block::load(&gpu, routed);
+    for kind in [Kind::Routed, Kind::Dense] {
+        let block = Block::load(&gpu, kind);
         // The norm before the head, and the head.
         assert_eq!(count(&gpu, &block, &head, 1, 0), 7 + 2);
         assert_eq!(count(&gpu, &block, &head, 3, 100), 3 * 7 + 2);
@@ -183,4 +207,67 @@ fn a_token_takes_seven_kernels_a_block() {
         // One more adds up the parts of a long context.
         assert_eq!(count(&gpu, &block, &head, 1, 1024), 8 + 2);
     }
+    // Gate and up, and down, of an expert of all tokens.
+    let block = Block::load(&gpu, Kind::Shared);
+    assert_eq!(count(&gpu, &block, &head, 3, 0), 3 * 9 + 2);
+}
+
+#[test]
+fn latents_take_three_kernels_and_states_two() {
+    let Some(device) = support::open(Options::default()) else {
+        return;
+    };
+    let gpu = GpuBackend::on(&device).unwrap();
+    let upload = |width: usize| gpu.upload(&values(width), width).unwrap();
+    let spec = LatentSpec {
+        heads: 3,
+        nope_dim: 24,
+        value_dim: 40,
+        rank: 48,
+        rope: Rope {
+            dims: 16,
+            ..SPEC.rope
+        },
+        scale: 0.2,
+    };
+    let shape = spec.expansion();
+    let data = DenseData::F32(Arc::new(values(shape.weights())));
+    let weight = DenseWeights::new(shape.out_features, shape.in_features, data).unwrap();
+    let weights = LinearWeights::Dense { weight, bias: None };
+    let expansion = gpu.load_expansion(weights, &spec).unwrap();
+    let inputs = LatentInputs {
+        q: &upload(spec.heads * spec.query_dim()),
+        latent: &upload(spec.cached_width()),
+        norm: &gpu.load_norm(vec![1.0; spec.rank], 1e-6).unwrap(),
+    };
+    let mut cache = gpu.new_cache(&MixerSpec::Latent(spec), 8).unwrap();
+    let before = gpu.counts().dispatches;
+    let attended = gpu.latent_attention(inputs, &expansion, &spec, &mut cache);
+    assert_eq!(gpu.counts().dispatches - before, 3);
+    gpu.read(&attended.unwrap()).unwrap();
+
+    let spec = DeltaSpec {
+        key_heads: 2,
+        value_heads: 4,
+        key_dim: 16,
+        value_dim: 16,
+        kernel: 4,
+    };
+    let weights = DeltaWeights {
+        conv: values(spec.channels() * spec.kernel),
+        log_rate: values(spec.value_heads),
+        time_bias: values(spec.value_heads),
+        norm: values(spec.value_dim),
+        epsilon: 1e-6,
+    };
+    let rule = gpu.load_delta(weights, &spec).unwrap();
+    let inputs = DeltaInputs {
+        qkvz: &upload(spec.projected()),
+        ba: &upload(2 * spec.value_heads),
+    };
+    let mut cache = gpu.new_cache(&MixerSpec::Delta(spec), 8).unwrap();
+    let before = gpu.counts().dispatches;
+    let given = gpu.delta_rule(inputs, &rule, &spec, &mut cache);
+    assert_eq!(gpu.counts().dispatches - before, 2);
+    gpu.read(&given.unwrap()).unwrap();
 }

@@ -19,12 +19,20 @@ mod trusted {
     use super::*;
 
     treillage_backend::inference_conformance!(backend!(Options::default()), 2e-2);
+    treillage_backend::hybrid_conformance!(backend!(Options::default()), 2e-2);
 }
 
 mod checked {
     use super::*;
 
     treillage_backend::inference_conformance!(
+        backend!(Options {
+            mode: Mode::Checked,
+            ..Options::default()
+        }),
+        2e-2
+    );
+    treillage_backend::hybrid_conformance!(
         backend!(Options {
             mode: Mode::Checked,
             ..Options::default()
@@ -57,6 +65,13 @@ mod without_subgroups {
     use super::*;
 
     treillage_backend::inference_conformance!(
+        backend!(Options {
+            without_subgroups: true,
+            ..Options::default()
+        }),
+        2e-2
+    );
+    treillage_backend::hybrid_conformance!(
         backend!(Options {
             without_subgroups: true,
             ..Options::default()

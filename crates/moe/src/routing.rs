@@ -37,7 +37,11 @@ impl Routing {
         self.scoring == Scoring::Softmax && self.limit.is_none()
     }
 
-    fn check(&self, experts: usize, correction: Option<&[f32]>) -> Result<(), Error> {
+    /// Checks that it can choose from `experts` experts, whose scores `correction` values correct, if any do.
+    ///
+    /// # Errors
+    /// [`Error::TopK`], [`Error::Groups`], [`Error::Correction`].
+    pub fn check(&self, experts: usize, correction: Option<usize>) -> Result<(), Error> {
         let top_k = self.top_k;
         if !(1..=experts).contains(&top_k) {
             return Err(Error::TopK { top_k, experts });
@@ -56,10 +60,7 @@ impl Routing {
             }
         }
         match correction {
-            Some(correction) if correction.len() != experts => Err(Error::Correction {
-                found: correction.len(),
-                experts,
-            }),
+            Some(found) if found != experts => Err(Error::Correction { found, experts }),
             _ => Ok(()),
         }
     }
@@ -154,7 +155,7 @@ pub fn route(
     routing: &Routing,
     correction: Option<&[f32]>,
 ) -> Result<Routes, Error> {
-    routing.check(experts, correction)?;
+    routing.check(experts, correction.map(<[f32]>::len))?;
     if !logits.len().is_multiple_of(experts) {
         return Err(Error::RowLength {
             found: logits.len(),

@@ -1,6 +1,6 @@
 //! Heads: norms, positions, the cache, attention.
 
-use super::common::REDUCE;
+use super::{common::REDUCE, elementwise::sizes};
 use crate::{
     Kernel, Specialization,
     registry::{Family, source},
@@ -12,6 +12,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("attention_decode"),
         source!("attention_prefill"),
         source!("attention_step"),
+        source!("gate_heads"),
         source!("common/attend_split"),
         source!("common/cache_f16"),
         source!("common/cache_i8"),
@@ -45,6 +46,11 @@ pub(crate) const FAMILY: Family = Family {
             hot: true,
             specializations: attention_prefill,
         },
+        Kernel {
+            name: "gate_heads",
+            hot: true,
+            specializations: sizes,
+        },
     ],
 };
 
@@ -55,15 +61,16 @@ fn rope_append() -> Vec<Specialization> {
     let mut all = Vec::new();
     for reduce in REDUCE {
         for head_dim in HEAD_DIMS {
-            for (norm, pairing, cache) in [
-                (true, "half_split", "f16"),
-                (false, "interleaved", "f16"),
-                (true, "half_split", "i8"),
+            for (norm, pairing, gated, cache) in [
+                (true, "half_split", false, "f16"),
+                (false, "interleaved", true, "f16"),
+                (true, "half_split", false, "i8"),
             ] {
                 all.push(
                     Specialization::new([("HEAD_DIM", head_dim), ("WG", head_dim / 2)])
                         .with("NORM", norm)
                         .with("PAIRING", pairing)
+                        .with("GATED", gated)
                         .with("CACHE", cache)
                         .with("REDUCE", reduce),
                 );
@@ -105,16 +112,27 @@ fn attention_step() -> Vec<Specialization> {
         (64, 7, 128, "i8", "workgroup"),
         (128, 4, 128, "i8", "subgroup"),
     ]);
-    let twins = [(true, "half_split"), (false, "interleaved")];
+    let twins = [
+        (true, "half_split", false),
+        (false, "interleaved", false),
+        (true, "half_split", true),
+    ];
+    let with = |(shape, (norm, pairing, gated)): (Specialization, (bool, &str, bool))| {
+        shape
+            .with("NORM", norm)
+            .with("PAIRING", pairing)
+            .with("GATED", gated)
+    };
     let all = shapes.into_iter().zip(twins.into_iter().cycle());
-    all.map(|(shape, (norm, pairing))| shape.with("NORM", norm).with("PAIRING", pairing))
-        .collect()
+    all.map(with).collect()
 }
 
 fn attention_combine() -> Vec<Specialization> {
     HEAD_DIMS
-        .map(|head_dim| Specialization::new([("HEAD_DIM", head_dim)]))
-        .to_vec()
+        .into_iter()
+        .zip([false, false, true])
+        .map(|(head_dim, gated)| Specialization::new([("HEAD_DIM", head_dim)]).with("GATED", gated))
+        .collect()
 }
 
 fn attention_prefill() -> Vec<Specialization> {

@@ -2,7 +2,9 @@
 
 mod attention;
 mod common;
+mod delta;
 mod elementwise;
+mod latent;
 mod linear;
 mod norm;
 mod routing;
@@ -20,5 +22,7 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &rows::FAMILY,
     &routing::FAMILY,
     &attention::FAMILY,
+    &latent::FAMILY,
+    &delta::FAMILY,
     &sampling::FAMILY,
 ];

@@ -30,22 +30,45 @@ pub(crate) const FAMILY: Family = Family {
     ],
 };
 
+/// Scores of a softmax and of all that sigmoids may have with them.
+const SCORES: [(bool, bool, u32); 3] = [(false, false, 1), (true, true, 2), (false, true, 1)];
+
+fn scored(
+    specialization: Specialization,
+    (sigmoid, corrected, groups): (bool, bool, u32),
+) -> Specialization {
+    specialization
+        .with("SIGMOID", sigmoid)
+        .with("CORRECTED", corrected)
+        .with("GROUPS", groups)
+}
+
 fn router() -> Vec<Specialization> {
+    let with = |format, reduce, gated, scores| {
+        let sizes = Specialization::new([("WG", 128), ("PER_GROUP", 2), ("MAX_EXPERTS", 512)])
+            .with("FORMAT", format)
+            .with("REDUCE", reduce)
+            .with("GATED", gated);
+        scored(sizes, scores)
+    };
     let mut all = Vec::new();
     for format in DENSE {
-        for reduce in REDUCE {
-            all.push(
-                Specialization::new([("WG", 128), ("PER_GROUP", 2), ("MAX_EXPERTS", 512)])
-                    .with("FORMAT", format)
-                    .with("REDUCE", reduce),
-            );
+        for (reduce, gated) in REDUCE.into_iter().zip([false, true]) {
+            all.push(with(format, reduce, gated, SCORES[0]));
         }
     }
+    all.push(with(DENSE[0], REDUCE[0], true, SCORES[0]));
+    all.push(with(DENSE[2], REDUCE[1], false, SCORES[1]));
     all
 }
 
 fn route() -> Vec<Specialization> {
-    let with =
-        |reduce| Specialization::new([("WG", 128), ("MAX_EXPERTS", 512)]).with("REDUCE", reduce);
-    REDUCE.map(with).to_vec()
+    let mut all = Vec::new();
+    for scores in SCORES {
+        for reduce in REDUCE {
+            let sizes = Specialization::new([("WG", 128), ("MAX_EXPERTS", 512)]);
+            all.push(scored(sizes.with("REDUCE", reduce), scores));
+        }
+    }
+    all
 }

@@ -52,21 +52,29 @@ fn embed() -> Vec<Specialization> {
 }
 
 fn combine_experts() -> Vec<Specialization> {
-    let with = |places| Specialization::new([("WG", 256)]).with("PLACES", places);
-    [false, true].map(with).to_vec()
+    let with = |(places, shared)| {
+        Specialization::new([("WG", 256)])
+            .with("PLACES", places)
+            .with("SHARED", shared)
+    };
+    [(false, false), (true, false), (true, true)]
+        .map(with)
+        .to_vec()
 }
 
 fn combine_norm() -> Vec<Specialization> {
-    let with = |(top_k, fours, places, reduce)| {
+    let with = |(top_k, fours, places, shared, reduce)| {
         Specialization::new([("WG", 256), ("TOP_K", top_k), ("FOURS_UP", fours)])
             .with("PLACES", places)
+            .with("SHARED", shared)
             .with("REDUCE", reduce)
     };
     let [subgroup, workgroup] = REDUCE;
     [
-        with((8, 2, false, subgroup)),
-        with((2, 1, false, workgroup)),
-        with((4, 3, true, subgroup)),
+        with((8, 2, false, false, subgroup)),
+        with((2, 1, false, false, workgroup)),
+        with((4, 3, true, false, subgroup)),
+        with((2, 1, false, true, subgroup)),
     ]
     .to_vec()
 }

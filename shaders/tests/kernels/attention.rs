@@ -8,7 +8,7 @@ use crate::harness::{
 const POSITIONS: usize = 64;
 
 /// `positions × dims`: cosines, then sines.
-fn turns(dims: usize) -> Vec<f32> {
+pub(crate) fn turns(dims: usize) -> Vec<f32> {
     let mut values = Vec::new();
     for position in 0..POSITIONS {
         let angle = |i: usize| position as f64 * 1e4f64.powf(-2.0 * i as f64 / dims as f64);
@@ -19,7 +19,7 @@ fn turns(dims: usize) -> Vec<f32> {
 }
 
 /// One head: norm if there are weights, then rotation.
-fn turned(
+pub(crate) fn turned(
     head: &[f32],
     norm: Option<&[f32]>,
     position: usize,
@@ -44,6 +44,39 @@ fn turned(
     head
 }
 
+/// Queries with gates behind them.
+fn behind(q: &[f32], gates: &[f32], head_dim: usize) -> Vec<f32> {
+    let heads = q.chunks_exact(head_dim).zip(gates.chunks_exact(head_dim));
+    heads.flat_map(|(q, gate)| [q, gate].concat()).collect()
+}
+
+/// Times the sigmoids of gates.
+fn gate(heads: &mut [f64], gates: &[f32]) {
+    for (value, gate) in heads.iter_mut().zip(gates) {
+        *value /= 1.0 + (-f64::from(*gate)).exp();
+    }
+}
+
+#[test]
+fn gate_heads_multiplies_by_sigmoids() {
+    let Some(device) = device() else { return };
+    for specialization in specializations(device, "gate_heads") {
+        let (heads, width) = (7, 40);
+        let mut random = Random::new(17);
+        let [q, gates, values] = [(); 3].map(|()| random.values(heads * width));
+        let results = device.run(
+            "gate_heads",
+            &specialization,
+            &[bytes(&behind(&q, &gates, width)), bytes(&values)],
+            Params::default().u(width).u(heads * width).bytes(),
+            [2, 4, 1],
+        );
+        let mut expected: Vec<f64> = values.iter().map(|&x| x.into()).collect();
+        gate(&mut expected, &gates);
+        assert_close("gated", &results.of::<f32>(1), &expected, 1e-6);
+    }
+}
+
 #[test]
 fn rope_append_norms_rotates_and_stores() {
     let Some(device) = device() else { return };
@@ -51,6 +84,7 @@ fn rope_append_norms_rotates_and_stores() {
         let head_dim = constant(&specialization, "HEAD_DIM");
         let norm = text(&specialization, "NORM") == "true";
         let split = text(&specialization, "PAIRING") == "half_split";
+        let gated = text(&specialization, "GATED") == "true";
         let form = text(&specialization, "CACHE");
         for (rows, heads, kv_heads, position, dims) in
             [(1, 4, 2, 0, head_dim), (3, 3, 1, 40, head_dim / 2)]
@@ -81,7 +115,11 @@ fn rope_append_norms_rotates_and_stores() {
                 "rope_append",
                 &specialization,
                 &[
-                    bytes(&q),
+                    if gated {
+                        bytes(&behind(&q, &q, head_dim))
+                    } else {
+                        bytes(&q)
+                    },
                     bytes(&k),
                     bytes(&v),
                     bytes(&norms),
@@ -215,7 +253,7 @@ impl Case {
         if splits == 1 {
             return results.of(3);
         }
-        let combine = Specialization::new([("HEAD_DIM", self.cache.head_dim)]);
+        let combine = Specialization::new([("HEAD_DIM", self.cache.head_dim)]).with("GATED", false);
         let params = Params::default().u(heads).u(splits);
         let results = device.run(
             "attention_combine",
@@ -223,12 +261,13 @@ impl Case {
             &[
                 bytes(&results.of::<f32>(3)),
                 bytes(&results.of::<f32>(4)),
+                vec![0; 4],
                 vec![0; 4 * self.q.len()],
             ],
             params.bytes(),
             [heads, self.rows, 1],
         );
-        results.of(2)
+        results.of(3)
     }
 }
 
@@ -294,6 +333,7 @@ fn a_step_is_rotation_and_decoding_in_one() {
         let form = text(&specialization, "CACHE");
         let norm = text(&specialization, "NORM") == "true";
         let split_pairs = text(&specialization, "PAIRING") == "half_split";
+        let gated = text(&specialization, "GATED") == "true";
         for (kv_heads, position, dims, splits, gathers) in [
             (2, 0, head_dim, 1, false),
             (2, 63, head_dim, 1, true),
@@ -306,6 +346,11 @@ fn a_step_is_rotation_and_decoding_in_one() {
             let k = random.values(kv_heads * head_dim);
             let v = random.values(kv_heads * head_dim);
             let norms = random.values(2 * head_dim);
+            let gates = random.values(case.q.len());
+            let queries = match gated {
+                true => behind(&case.q, &gates, head_dim),
+                false => case.q.clone(),
+            };
             let per_split = (position + 1).div_ceil(splits);
             let heads = case.heads();
             let params = Params::default()
@@ -317,15 +362,15 @@ fn a_step_is_rotation_and_decoding_in_one() {
                 .f(case.scale)
                 .u(dims)
                 .f(1e-6)
-                .u(case.q.len())
-                .u(case.q.len() + k.len())
+                .u(queries.len())
+                .u(queries.len() + k.len())
                 .u(gathers.into());
             let stats = if splits == 1 { 0 } else { heads * splits * 2 };
             let results = device.run(
                 "attention_step",
                 &specialization,
                 &[
-                    bytes(&[&case.q[..], &k, &v].concat()),
+                    bytes(&[&queries[..], &k, &v].concat()),
                     bytes(&norms),
                     bytes(&turns(dims)),
                     case.cache.keys.clone(),
@@ -346,12 +391,17 @@ fn a_step_is_rotation_and_decoding_in_one() {
                 let params = Params::default().u(heads).u(splits);
                 let combined = device.run(
                     "attention_combine",
-                    &Specialization::new([("HEAD_DIM", head_dim)]),
-                    &[bytes(parts), bytes(stats), vec![0; 4 * case.q.len()]],
+                    &Specialization::new([("HEAD_DIM", head_dim)]).with("GATED", gated),
+                    &[
+                        bytes(parts),
+                        bytes(stats),
+                        bytes(&queries),
+                        vec![0; 4 * case.q.len()],
+                    ],
                     params.bytes(),
                     [heads, 1, 1],
                 );
-                combined.of(2)
+                combined.of(3)
             };
             // The same with a cache that has the token already.
             let (q_norm, k_norm) = norms.split_at(head_dim);
@@ -372,7 +422,11 @@ fn a_step_is_rotation_and_decoding_in_one() {
             let what = format!("step {:?} {position}", specialization.constants());
             // In whole numbers, what lies in the middle of two may be either.
             let tolerance = if form == "f16" { 2e-4 } else { 4e-3 };
-            assert_close(&what, &found, &case.expected(), tolerance);
+            let mut expected = case.expected();
+            if gated {
+                gate(&mut expected, &gates);
+            }
+            assert_close(&what, &found, &expected, tolerance);
             case.cache.assert_close(&what, results.of(3), results.of(4));
         }
     }

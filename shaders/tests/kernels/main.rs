@@ -6,8 +6,10 @@
 
 mod attention;
 mod cache;
+mod delta;
 mod elementwise;
 mod harness;
+mod latent;
 mod norm;
 mod routing;
 mod rows;

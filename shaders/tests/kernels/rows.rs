@@ -1,5 +1,7 @@
 use half::{bf16, f16};
 
+use treillage_shaders::Specialization;
+
 use crate::harness::{
     Params, Random, assert_close, bytes, constant, device, specializations, text,
 };
@@ -87,11 +89,15 @@ struct Given {
     weights: Vec<f32>,
     residual: Vec<f32>,
     places: Vec<u32>,
+    /// What an expert of all rows made, and logits of its weights.
+    shared: (Vec<f32>, Vec<f32>),
     sum: Vec<f64>,
 }
 
 impl Given {
-    fn new(rows: usize, top_k: usize, width: usize, in_order: bool) -> Self {
+    fn new(rows: usize, top_k: usize, width: usize, specialization: &Specialization) -> Self {
+        let is = |name| text(specialization, name) == "true";
+        let (in_order, is_shared) = (!is("PLACES"), is("SHARED"));
         let mut random = Random::new(7);
         let choices = rows * top_k;
         let y = random.values(choices * width);
@@ -99,6 +105,7 @@ impl Given {
         let residual = random.values(rows * width);
         let mut places: Vec<u32> = (0..choices as u32).collect();
         places.reverse();
+        let shared = (random.values(rows * width), random.values(rows));
         let mut sum = Vec::new();
         for row in 0..rows {
             for column in 0..width {
@@ -112,7 +119,14 @@ impl Given {
                         f64::from(weights[choice]) * f64::from(y[place * width + column])
                     })
                     .sum();
-                sum.push(f64::from(residual[row * width + column]) + added);
+                let of_all = match is_shared {
+                    true => {
+                        let gate = 1.0 / (1.0 + (-f64::from(shared.1[row])).exp());
+                        gate * f64::from(shared.0[row * width + column])
+                    }
+                    false => 0.0,
+                };
+                sum.push(f64::from(residual[row * width + column]) + added + of_all);
             }
         }
         Self {
@@ -120,17 +134,9 @@ impl Given {
             weights,
             residual,
             places,
+            shared,
             sum,
         }
-    }
-
-    fn buffers(&self) -> Vec<Vec<u8>> {
-        vec![
-            bytes(&self.y),
-            bytes(&self.weights),
-            bytes(&self.residual),
-            bytes(&self.places),
-        ]
     }
 }
 
@@ -138,20 +144,25 @@ impl Given {
 fn combine_experts_adds_by_weight() {
     let Some(device) = device() else { return };
     for specialization in specializations(device, "combine_experts") {
-        let in_order = text(&specialization, "PLACES") == "false";
         for (rows, top_k, width) in [(1, 8, 512), (5, 3, 77)] {
-            let given = Given::new(rows, top_k, width, in_order);
-            let params = Params::default().u(width).u(top_k);
-            let mut buffers = given.buffers();
-            buffers.push(vec![0; 4 * rows * width]);
+            let given = Given::new(rows, top_k, width, &specialization);
+            let params = Params::default().u(width).u(top_k).u(2);
             let results = device.run(
                 "combine_experts",
                 &specialization,
-                &buffers,
+                &[
+                    bytes(&given.y),
+                    bytes(&given.weights),
+                    bytes(&given.residual),
+                    bytes(&given.places),
+                    bytes(&given.shared.0),
+                    bytes(&[&[0.5, 0.5], &given.shared.1[..]].concat()),
+                    vec![0; 4 * rows * width],
+                ],
                 params.bytes(),
                 [width.div_ceil(constant(&specialization, "WG")), rows, 1],
             );
-            assert_close("combine_experts", &results.of::<f32>(4), &given.sum, 1e-6);
+            assert_close("combine_experts", &results.of::<f32>(6), &given.sum, 1e-6);
         }
     }
 }
@@ -164,13 +175,23 @@ fn combine_norm_adds_and_norms() {
         let top_k = constant(&specialization, "TOP_K");
         let most = 4 * constant(&specialization, "WG") * constant(&specialization, "FOURS_UP");
         for (rows, width) in [(1, most), (3, most - 36), (2, 4)] {
-            let given = Given::new(rows, top_k, width, in_order);
+            let given = Given::new(rows, top_k, width, &specialization);
             let norm = Random::new(9).values(width);
             let params = Params::default().u(width / 4).f(1e-3).u(0);
-            let mut buffers = given.buffers();
-            buffers.push(bytes(&norm));
-            buffers.extend([vec![0; 4 * rows * width], vec![0; 4 * rows * width]]);
-            buffers.push(vec![0; 16]);
+            let is_shared = text(&specialization, "SHARED") == "true";
+            let mut buffers = vec![
+                bytes(&given.y),
+                bytes(&[&given.weights[..], &given.shared.1].concat()),
+                bytes(&given.residual),
+                match is_shared {
+                    true => bytes(&given.shared.0),
+                    false => bytes(&given.places),
+                },
+                bytes(&norm),
+                vec![0; 4 * rows * width],
+                vec![0; 4 * rows * width],
+                vec![0; 16],
+            ];
             let results = device.run(
                 "combine_norm",
                 &specialization,

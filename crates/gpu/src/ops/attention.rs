@@ -1,13 +1,15 @@
 //! Causal grouped-query attention over a cache in f16 or eight bits.
 
 use bytemuck::{Pod, Zeroable};
-use treillage_backend::{AttentionInputs, AttentionSpec, Error, RopePairing};
+use treillage_backend::{AttentionInputs, AttentionSpec, Error};
 
+use super::WORKGROUP;
+use super::cache::Room;
 use super::norm::Norm;
-use super::rope::{RopeTable, RopeTables};
+use super::rope::{RopeTable, RopeTables, pairing};
 use super::rows::resize;
 use crate::buffer::BufferId;
-use crate::context::Constant;
+use crate::context::{Constant, flat_grid};
 use crate::{CacheBits, Context, Slice, Tensor, Work};
 
 mod decode;
@@ -18,15 +20,15 @@ const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 const TILE: usize = 64;
 
 /// Keys and values of one layer, for one sequence, in f16 or eight bits: `[kv_heads, head_dim / 8, capacity, 8]` and `[kv_heads,
-/// capacity, head_dim]`, and for eight bits behind the keys `[kv_heads, capacity, 2]` f32, the scales of both. All of the memory is taken when the cache is made, so that what kernels bind stays where it is.
+/// capacity, head_dim]`, and for eight bits behind the keys `[kv_heads, capacity, 2]` f32, the scales of both. All of the memory is
+/// taken when the cache is made, so that what kernels bind stays where it is.
 #[derive(Debug)]
-pub struct KvCache {
+pub(crate) struct KvCache {
     spec: AttentionSpec,
-    /// Tokens that fit, as asked for.
-    capacity: usize,
+    /// Tokens that fit, as asked for, and those that are in it.
+    pub(super) room: Room,
     /// Tokens that there is memory for.
-    room: usize,
-    len: usize,
+    capacity: usize,
     /// Width of a head as kernels see it.
     padded: usize,
     bits: CacheBits,
@@ -52,9 +54,6 @@ impl KvCache {
         capacity: usize,
     ) -> Result<Self, Error> {
         spec.check()?;
-        if spec.output_gate {
-            return Err(Error::Unsupported("attention with output gates"));
-        }
         let Some(padded) = HEAD_DIMS.into_iter().find(|&dim| dim >= spec.head_dim) else {
             return Err(Error::Device(format!(
                 "heads of {} values: GPU kernels take at most {}",
@@ -62,31 +61,26 @@ impl KvCache {
                 HEAD_DIMS[HEAD_DIMS.len() - 1]
             )));
         };
-        let room = capacity.max(1).next_multiple_of(TILE);
+        let room = Room::new(capacity);
+        let capacity = capacity.max(1).next_multiple_of(TILE);
         let gpu = context.gpu();
         let bits = gpu.options().cache_bits;
-        let places = (spec.kv_heads * room) as u64;
+        let places = (spec.kv_heads * capacity) as u64;
         let (bytes, scales) = match bits {
             CacheBits::Eight => (padded as u64 * places, 8 * places),
             CacheBits::Sixteen => (2 * padded as u64 * places, 0),
         };
         Ok(Self {
             spec: *spec,
-            capacity,
             room,
-            len: 0,
+            capacity,
             padded,
             bits,
             keys: gpu.buffer("the cache of keys", bytes + scales)?.slice(),
             values: gpu.buffer("the cache of values", bytes)?.slice(),
-            table: tables.get(context, spec.rope, room)?,
+            table: tables.get(context, spec.rope, capacity)?,
             norms: None,
         })
-    }
-
-    /// Tokens in it.
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 
     /// The constant `CACHE` of kernels.
@@ -97,24 +91,12 @@ impl KvCache {
         })
     }
 
-    /// Forgets all but the first `len` tokens.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
     /// Fails unless this cache is for `spec` and `tokens` more fit.
     fn check(&self, spec: &AttentionSpec, tokens: usize) -> Result<(), Error> {
         Error::check_shape("query heads of a cache", self.spec.heads, spec.heads)?;
         Error::check_shape("key heads of a cache", self.spec.kv_heads, spec.kv_heads)?;
         Error::check_shape("head width of a cache", self.spec.head_dim, spec.head_dim)?;
-        let needed = self.len + tokens;
-        if needed > self.capacity {
-            return Err(Error::CacheFull {
-                capacity: self.capacity,
-                needed,
-            });
-        }
-        Ok(())
+        self.room.check(tokens)
     }
 
     /// What it takes to move `tensors`, and keys and values of `tokens` tokens to or from the cache.
@@ -134,10 +116,10 @@ impl KvCache {
     /// What it takes for `queries` to attend to the cache and to each other; `tensors` are moved.
     fn attending(&self, tensors: &[&Tensor], queries: usize) -> Work {
         // Each query sees what came before it, and itself.
-        let seen = queries * self.len + queries * (queries + 1) / 2;
+        let seen = queries * self.room.len + queries * (queries + 1) / 2;
         Work {
             operations: (4 * self.spec.heads * self.padded * seen) as u64,
-            ..self.moving(tensors, self.len + queries)
+            ..self.moving(tensors, self.room.len + queries)
         }
     }
 
@@ -199,8 +181,8 @@ pub(crate) fn attend(
     cache: &mut KvCache,
 ) -> Result<Tensor, Error> {
     let AttentionInputs { q, k, v, .. } = *inputs;
-    let (wide, narrow) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-    q.check_width("width of queries", wide)?;
+    let narrow = spec.kv_heads * spec.head_dim;
+    q.check_width("width of queries", spec.query_width())?;
     k.check_width("width of keys", narrow)?;
     v.check_width("width of values", narrow)?;
     Error::check_shape("tokens of keys", q.rows(), k.rows())?;
@@ -225,13 +207,16 @@ pub(crate) fn attend(
         let rotated = append(context, heads, spec, cache, norms)?;
         match (q.rows(), lanes) {
             (..=decode::MAX_ROWS, Some(lanes)) => {
-                decode::split(context, &rotated, spec, cache, lanes)?
+                decode::split(context, &rotated, heads[0], spec, cache, lanes)?
             }
-            _ => tiled(context, &rotated, spec, cache)?,
+            _ => {
+                let out = tiled(context, &rotated, spec, cache)?;
+                gate(context, out, heads[0], spec, cache)?
+            }
         }
     };
     let out = fit(&out, padded, dim)?;
-    cache.len += q.rows();
+    cache.room.len += q.rows();
     Ok(out)
 }
 
@@ -253,14 +238,14 @@ fn append(
         dims: u32,
         epsilon: f32,
     }
-    let rotated = context.tensor(q.rows(), q.width())?;
+    let rotated = context.tensor(q.rows(), spec.heads * cache.padded)?;
     let normed = norms.is_some();
     let (weights, epsilon) = norms.unwrap_or_else(|| (cache.table.turns.clone(), 0.0));
     let params = Params {
         heads: spec.heads as u32,
         kv_heads: spec.kv_heads as u32,
-        capacity: cache.room as u32,
-        position: cache.len as u32,
+        capacity: cache.capacity as u32,
+        position: cache.room.len as u32,
         dims: spec.rope.dims as u32,
         epsilon,
     };
@@ -271,7 +256,8 @@ fn append(
             ("HEAD_DIM", (cache.padded as u32).into()),
             ("WG", (cache.padded as u32 / 2).into()),
             ("NORM", normed.into()),
-            ("PAIRING", pairing(spec)),
+            ("PAIRING", pairing(spec.rope)),
+            ("GATED", spec.output_gate.into()),
             ("CACHE", cache.form()),
             ("REDUCE", context.reduce()),
         ],
@@ -291,12 +277,34 @@ fn append(
     Ok(rotated)
 }
 
-/// Which values of a head rotate together, for kernels.
-fn pairing(spec: &AttentionSpec) -> Constant {
-    match spec.rope.pairing {
-        RopePairing::HalfSplit => "half_split".into(),
-        RopePairing::Interleaved => "interleaved".into(),
+/// `heads`, times sigmoids of the gates that `gates` has behind each query, if there are any.
+fn gate(
+    context: &Context,
+    heads: Tensor,
+    gates: &Tensor,
+    spec: &AttentionSpec,
+    cache: &KvCache,
+) -> Result<Tensor, Error> {
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Params {
+        width: u32,
+        count: u32,
     }
+    if spec.output_gate {
+        let params = Params {
+            width: cache.padded as u32,
+            count: heads.len() as u32,
+        };
+        context.run(
+            "gate_heads",
+            &[("WG", WORKGROUP.into())],
+            &[&gates.slice(), &heads.slice()],
+            &params,
+            flat_grid(heads.len().div_ceil(WORKGROUP.into())),
+        )?;
+    }
+    Ok(heads)
 }
 
 fn shape_constants(spec: &AttentionSpec, cache: &KvCache) -> [(&'static str, Constant); 3] {
@@ -328,8 +336,8 @@ fn tiled(
     let params = Params {
         rows: q.rows() as u32,
         heads: spec.heads as u32,
-        capacity: cache.room as u32,
-        position: cache.len as u32,
+        capacity: cache.capacity as u32,
+        position: cache.room.len as u32,
         scale: spec.scale,
     };
     let queries = q.rows() * (spec.heads / spec.kv_heads);

@@ -10,7 +10,7 @@ use crate::{Context, Tensor};
 /// Fours of values that a lane may hold: what compilers keep in registers.
 const MAX_FOURS: usize = 16;
 
-/// `residual + Σ_s weights[s] · given[place(s)]`, row by row.
+/// `residual + Σ_s weights[s] · given[place(s)]`, row by row, and what is shared.
 #[derive(Debug)]
 pub(crate) struct Sum {
     /// `[rows, width]`.
@@ -22,8 +22,17 @@ pub(crate) struct Sum {
     /// The row of `given` that each choice became, u32; `None` if they are in order.
     pub(super) places: Option<Tensor>,
     pub(super) top_k: usize,
+    pub(super) shared: Option<Shared>,
     /// The flag of the block that ends with it.
     pub(super) flag: u32,
+}
+
+/// What an expert of all rows gave, `[rows, width]`, to be multiplied by sigmoids and added.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) given: Tensor,
+    /// What the sigmoids are of, `[rows, 1]`; `None` if that is behind the experts' weights.
+    pub(super) logits: Option<Tensor>,
 }
 
 impl Sum {
@@ -42,22 +51,32 @@ impl Sum {
         struct Params {
             width: u32,
             top_k: u32,
+            gate_at: u32,
         }
+        let logits = self.shared.as_ref().and_then(|s| s.logits.as_ref());
         let params = Params {
             width: self.width() as u32,
             top_k: self.top_k as u32,
+            gate_at: match logits {
+                Some(_) => 0,
+                None => (self.rows() * self.top_k) as u32,
+            },
         };
+        let shared = self.shared.as_ref().map_or(&self.residual, |s| &s.given);
         context.run(
             "combine_experts",
             &[
                 ("WG", WORKGROUP.into()),
                 ("PLACES", self.places.is_some().into()),
+                ("SHARED", self.shared.is_some().into()),
             ],
             &[
                 &self.given.slice(),
                 &self.weights.slice(),
                 &self.residual.slice(),
                 &self.places.as_ref().unwrap_or(&self.weights).slice(),
+                &shared.slice(),
+                &logits.unwrap_or(&self.weights).slice(),
                 &out.slice(),
             ],
             &params,
@@ -83,6 +102,12 @@ impl Sum {
         out.check_width("input of a norm", norm.values().len())?;
         let fours = self.width() / 4;
         let per_lane = fours.div_ceil(WORKGROUP as usize);
+        let more = match (&self.places, &self.shared) {
+            (Some(places), None) => places,
+            (None, None) => &self.weights,
+            (None, Some(shared)) if shared.logits.is_none() => &shared.given,
+            _ => return Ok(None),
+        };
         if !self.width().is_multiple_of(4) || per_lane > MAX_FOURS {
             return Ok(None);
         }
@@ -94,13 +119,14 @@ impl Sum {
                 ("FOURS_UP", (per_lane as u32).into()),
                 ("TOP_K", (self.top_k as u32).into()),
                 ("PLACES", self.places.is_some().into()),
+                ("SHARED", self.shared.is_some().into()),
                 ("REDUCE", context.reduce()),
             ],
             &[
                 &self.given.slice(),
                 &self.weights.slice(),
                 &self.residual.slice(),
-                &self.places.as_ref().unwrap_or(&self.weights).slice(),
+                &more.slice(),
                 norm.weight(),
                 &out.slice(),
                 &normed.slice(),

@@ -1,12 +1,12 @@
 //! SwiGLU networks: one for all rows, and routed experts.
 
-use treillage_backend::{Error, LinearShape, LinearWeights, Routing, SwiGlu};
+use treillage_backend::{Error, LinearShape, LinearWeights, SharedExpert, SwiGlu};
 
 use treillage_telemetry::Telemetry;
 
-use super::combine::Sum;
+use super::combine::{Shared, Sum};
 use super::norm::Norm;
-use super::routing::{MAX_EXPERTS, group, route};
+use super::routing::{Rules, group, route};
 use super::{Activations, WORKGROUP, rows};
 use crate::context::flat_grid;
 use crate::linear::{ExpertRows, Linear, project, project_experts};
@@ -58,49 +58,86 @@ pub(crate) fn mlp(
     network: &SwiGlu<Linear>,
 ) -> Result<Tensor, Error> {
     let normed = x.normed(context, norm)?;
-    let x = x.ready(context)?;
-    let hidden = project(context, &normed, &[&network.gate, &network.up], None)?;
-    let hidden = match x.rows() <= MAX_PICKED {
-        true => gated(context, &hidden, &network.down)?,
-        false => swiglu(context, &hidden)?,
-    };
-    first(project(context, &hidden, &[&network.down], Some(x))?)
+    feed(context, &normed, network, Some(x.ready(context)?))
 }
 
-/// `x + Σ_e p_e · expert_e(norm(x))`, of which the sum is yet to come. The router's choices stay on the device.
+/// `swiglu(x)`, plus `residual` if there is one.
+fn feed(
+    context: &Context,
+    x: &Tensor,
+    network: &SwiGlu<Linear>,
+    residual: Option<&Tensor>,
+) -> Result<Tensor, Error> {
+    let hidden = project(context, x, &[&network.gate, &network.up], None)?;
+    let hidden = match x.rows() <= MAX_PICKED {
+        true => gated_input(context, &hidden, &network.down)?,
+        false => swiglu(context, &hidden)?,
+    };
+    first(project(context, &hidden, &[&network.down], residual)?)
+}
+
+/// What a routed layer is made of.
+pub(crate) struct Moe<'a> {
+    pub(crate) norm: &'a Norm,
+    pub(crate) router: &'a Linear,
+    pub(crate) experts: &'a Experts,
+    pub(crate) shared: Option<SharedExpert<'a, Linear>>,
+    pub(crate) rules: Rules<'a>,
+}
+
+/// `x + Σ_e p_e · expert_e(norm(x)) + g · shared(norm(x))`, of which the sum is yet to come. The router's choices stay on the
+/// device.
 pub(crate) fn moe(
     context: &Context,
     x: &Tensor,
-    norm: &Norm,
-    router: &Linear,
-    experts: &Experts,
-    routing: &Routing,
+    layer: &Moe<'_>,
     telemetry: &Telemetry,
 ) -> Result<Activations, Error> {
+    let Moe {
+        norm,
+        router,
+        experts,
+        shared,
+        rules,
+    } = layer;
     x.check_width("input of experts", experts.shape.in_features)?;
-    let (count, top_k) = (experts.count, routing.top_k);
+    let (count, top_k) = (experts.count, rules.routing.top_k);
     Error::check_shape("outputs of a router", count, router.shape().out_features)?;
-    if !(1..=count).contains(&top_k) {
-        let experts = count;
-        return Err(treillage_moe::Error::TopK { top_k, experts }.into());
-    }
-    if count > MAX_EXPERTS as usize {
-        return Err(Error::Device(format!(
-            "{count} experts: GPU kernels route to at most {MAX_EXPERTS}"
-        )));
+    rules.check(count)?;
+    let gate = shared.and_then(|shared| shared.gate);
+    if let Some(gate) = gate {
+        Error::check_shape("outputs of a gate", 1, gate.shape().out_features)?;
+        x.check_width("input of a gate", gate.shape().in_features)?;
     }
     let (dispatch, metrics) = (&telemetry.moe_dispatch, &telemetry.moe_metrics);
     dispatch.gpu_router_calls.add(1);
-    let (normed, choices) = route(context, x, norm, router, routing)?;
+    let (normed, choices, gated) = route(context, x, norm, router, rules, gate)?;
     dispatch.gpu_router_success.add(1);
     dispatch.total_tokens_processed.add(x.rows() as u64);
     dispatch
         .total_experts_activated
         .add((x.rows() * top_k) as u64);
 
+    // A shared expert without a gate is part of the residual; one with a gate is added with the others.
+    let (mut residual, mut added) = (x.clone(), None);
+    match (shared, gate) {
+        (None, _) => {}
+        (Some(shared), None) => {
+            residual = feed(context, &normed, shared.network, Some(x))?;
+        }
+        (Some(shared), Some(gate)) => {
+            added = Some(Shared {
+                given: feed(context, &normed, shared.network, None)?,
+                logits: match gated {
+                    true => None,
+                    false => Some(first(project(context, &normed, &[gate], None)?)?),
+                },
+            });
+        }
+    }
     let SwiGlu { gate, up, down } = &experts.networks;
     let total = x.rows() * top_k;
-    if x.rows() <= MAX_PICKED {
+    let (given, places) = if x.rows() <= MAX_PICKED {
         let chosen = choices.experts.slice();
         let picked = |per_row| ExpertRows::Picked {
             experts: &chosen,
@@ -108,45 +145,36 @@ pub(crate) fn moe(
             per_row,
         };
         let hidden = project_experts(context, &normed, picked(top_k), &[gate, up])?;
-        let hidden = gated(context, &hidden, down)?;
-        let given = first(project_experts(context, &hidden, picked(1), &[down])?)?;
-        metrics.fast_path_used.add(1);
-        metrics.tokens_processed.add(x.rows() as u64);
-        return Activations::later(
-            context,
-            Sum {
-                residual: x.clone(),
-                given,
-                weights: choices.weights,
-                places: None,
-                top_k,
-                flag: context.guard.flag(),
-            },
-        );
-    }
-    telemetry.grouping.grouping_calls_total.add(1);
-    let groups = group(context, &choices, count)?;
-    let offsets = groups.offsets.slice();
-    let sorted = ExpertRows::Grouped {
-        offsets: &offsets,
-        rows: total,
+        let hidden = gated_input(context, &hidden, down)?;
+        let given = project_experts(context, &hidden, picked(1), &[down])?;
+        (given, None)
+    } else {
+        telemetry.grouping.grouping_calls_total.add(1);
+        let groups = group(context, &choices, count)?;
+        let offsets = groups.offsets.slice();
+        let sorted = ExpertRows::Grouped {
+            offsets: &offsets,
+            rows: total,
+        };
+        let gathered = rows::gather(context, &normed, &groups.sources.slice(), total, top_k)?;
+        let hidden = project_experts(context, &gathered, sorted, &[gate, up])?;
+        let hidden = swiglu(context, &hidden)?;
+        let given = project_experts(context, &hidden, sorted, &[down])?;
+        let grouping = &telemetry.grouping;
+        grouping.grouping_gpu_primary_success_total.add(1);
+        (given, Some(groups.places))
     };
-    let gathered = rows::gather(context, &normed, &groups.sources.slice(), total, top_k)?;
-    let hidden = project_experts(context, &gathered, sorted, &[gate, up])?;
-    let hidden = swiglu(context, &hidden)?;
-    let given = first(project_experts(context, &hidden, sorted, &[down])?)?;
-    let grouping = &telemetry.grouping;
-    grouping.grouping_gpu_primary_success_total.add(1);
     metrics.fast_path_used.add(1);
     metrics.tokens_processed.add(x.rows() as u64);
     Activations::later(
         context,
         Sum {
-            residual: x.clone(),
-            given,
+            residual,
+            given: first(given)?,
             weights: choices.weights,
-            places: Some(groups.places),
+            places,
             top_k,
+            shared: added,
             flag: context.guard.flag(),
         },
     )
@@ -165,7 +193,7 @@ pub(crate) fn first(tensors: Vec<Tensor>) -> Result<Tensor, Error> {
 
 /// `silu(gate) ∘ up` of few rows, for `down` to compute by itself if it can: all of its workgroups do, which of many rows costs
 /// more than a dispatch.
-fn gated(context: &Context, gate_up: &[Tensor], down: &Linear) -> Result<Tensor, Error> {
+fn gated_input(context: &Context, gate_up: &[Tensor], down: &Linear) -> Result<Tensor, Error> {
     if let [gate, up] = gate_up
         && down.takes_gated()
         && let Some(pair) = Tensor::gated(gate, up)

@@ -2,8 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use treillage_backend::{Error, Rope};
+use treillage_backend::{Error, Rope, RopePairing};
 
+use crate::context::Constant;
 use crate::{Context, Slice};
 
 /// Cosines and sines of all angles up to some position, `[positions, dims]` on the device: for each position `dims/2`
@@ -45,6 +46,14 @@ impl RopeTables {
         tables.retain(|t| t.rope != rope);
         tables.push(table.clone());
         Ok(table)
+    }
+}
+
+/// Which values rotate together, for kernels.
+pub(super) fn pairing(rope: Rope) -> Constant {
+    match rope.pairing {
+        RopePairing::HalfSplit => "half_split".into(),
+        RopePairing::Interleaved => "interleaved".into(),
     }
 }
 

@@ -1,17 +1,18 @@
 //! Which rows go to which experts, decided on the device.
 
 use bytemuck::{Pod, Zeroable};
-use treillage_backend::{Error, Routing};
+use treillage_backend::{Error, Routing, Scoring};
 
 use super::norm::Norm;
 use super::{WORKGROUP, first};
+use crate::context::Constant;
 use crate::linear::{Linear, project};
 use crate::{Context, Tensor};
 
 /// Rows up to which the router is one kernel: it reads the router's weights once for each.
 const MAX_TOGETHER: usize = 8;
 /// What the kernels hold in workgroup memory.
-pub(super) const MAX_EXPERTS: u32 = 1024;
+const MAX_EXPERTS: u32 = 1024;
 /// Experts of a workgroup of the router, and its lanes.
 const PER_GROUP: usize = 2;
 
@@ -21,8 +22,16 @@ pub(super) struct Choices {
     pub(super) top_k: usize,
     /// u32, `rows · top_k` of them.
     pub(super) experts: Tensor,
-    /// As many.
+    /// As many, and behind them for each row the logit of a shared expert's gate, if the router's kernel had one.
     pub(super) weights: Tensor,
+}
+
+/// Where choices lie, in one piece: experts, and from a multiple of 64 words on weights, and from another on logits.
+struct Room {
+    choices: Choices,
+    all: Tensor,
+    weights_at: usize,
+    logits_at: usize,
 }
 
 impl Choices {
@@ -31,33 +40,81 @@ impl Choices {
         self.rows * self.top_k
     }
 
-    /// Room for them, in one piece: experts, and weights from value `weights_at` on.
-    fn room(context: &Context, rows: usize, top_k: usize) -> Result<(Self, Tensor, usize), Error> {
-        let weights_at = (rows * top_k).next_multiple_of(64);
-        let both = context.tensor(2, weights_at)?;
-        let [experts, weights] = [0, 1].map(|row| both.window(row, 1));
-        let (Some(experts), Some(weights)) = (experts, weights) else {
-            let what = "choices that cannot be bound by halves";
-            return Err(Error::Device(what.to_owned()));
-        };
-        let choices = Self {
-            rows,
-            top_k,
-            experts,
-            weights,
-        };
-        Ok((choices, both, weights_at))
+    /// Room for them, `more` values behind the weights, and `logits` logits.
+    fn room(
+        context: &Context,
+        rows: usize,
+        top_k: usize,
+        more: usize,
+        logits: usize,
+    ) -> Result<Room, Error> {
+        let count = rows * top_k;
+        let weights_at = count.next_multiple_of(64);
+        let logits_at = weights_at + (count + more).next_multiple_of(64);
+        let all = context.tensor(1, logits_at + logits)?;
+        Ok(Room {
+            choices: Self {
+                rows,
+                top_k,
+                experts: all.part(0, 1, count),
+                weights: all.part(weights_at, 1, count + more),
+            },
+            all,
+            weights_at,
+            logits_at,
+        })
     }
 }
 
-/// The norm of `x`, and the experts that the router chooses for it.
+/// How logits become choices.
+pub(crate) struct Rules<'a> {
+    pub(crate) routing: &'a Routing,
+    /// Added to scores while they are compared.
+    pub(crate) correction: Option<&'a Tensor>,
+}
+
+impl Rules<'_> {
+    /// Checks that they choose from `experts` experts as kernels can.
+    pub(super) fn check(&self, experts: usize) -> Result<(), Error> {
+        let values = self.correction.map(|values| values.len() as usize);
+        self.routing.check(experts, values)?;
+        if experts > MAX_EXPERTS as usize {
+            return Err(Error::Device(format!(
+                "{experts} experts: GPU kernels route to at most {MAX_EXPERTS}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The constants of kernels that choose.
+    fn constants(&self) -> [(&'static str, Constant); 5] {
+        let groups = self.routing.limit.map_or(1, |limit| limit.groups as u32);
+        let sigmoid = self.routing.scoring == Scoring::Sigmoid;
+        [
+            ("WG", WORKGROUP.into()),
+            ("MAX_EXPERTS", MAX_EXPERTS.into()),
+            ("SIGMOID", sigmoid.into()),
+            ("CORRECTED", self.correction.is_some().into()),
+            ("GROUPS", groups.into()),
+        ]
+    }
+
+    /// Groups of experts that are kept.
+    fn kept(&self) -> u32 {
+        self.routing.limit.map_or(1, |limit| limit.kept as u32)
+    }
+}
+
+/// The norm of `x`, the experts that the router chooses for it, and whether the logits of `gate`, of a shared expert, are behind
+/// the experts' weights: they are if one kernel does it all.
 pub(super) fn route(
     context: &Context,
     x: &Tensor,
     norm: &Norm,
     router: &Linear,
-    routing: &Routing,
-) -> Result<(Tensor, Choices), Error> {
+    rules: &Rules<'_>,
+    gate: Option<&Linear>,
+) -> Result<(Tensor, Choices, bool), Error> {
     if x.rows() <= MAX_TOGETHER
         && let Some(dense) = router.dense()
     {
@@ -71,14 +128,27 @@ pub(super) fn route(
             normalize: u32,
             flag: u32,
             weights_at: u32,
+            logits_at: u32,
+            kept: u32,
+            scale: f32,
             epsilon: f32,
         }
         x.check_width("input of a norm", norm.values().len())?;
         x.check_width("input of a linear", router.shape().in_features)?;
         let experts = router.shape().out_features;
+        let routing = rules.routing;
+        // The kernel has room for a gate that is as the router or for a correction.
+        let gate = gate.and_then(Linear::dense).filter(|gate| {
+            let alike = (gate.format, gate.stride) == (dense.format, dense.stride);
+            alike && rules.correction.is_none()
+        });
+        let gated = gate.is_some();
+        let correction = rules.correction.map(Tensor::slice);
+        let extra = gate.map(|gate| &gate.rows).or(correction.as_ref());
+        let more = if gated { x.rows() } else { 0 };
         let normed = context.tensor(x.rows(), x.width())?;
-        let logits = context.tensor(x.rows(), experts)?;
-        let (choices, both, weights_at) = Choices::room(context, x.rows(), routing.top_k)?;
+        let logits = x.rows() * experts;
+        let room = Choices::room(context, x.rows(), routing.top_k, more, logits)?;
         let params = Params {
             width: x.width() as u32,
             stride: dense.stride as u32,
@@ -86,41 +156,50 @@ pub(super) fn route(
             top_k: routing.top_k as u32,
             normalize: routing.normalize.into(),
             flag: context.guard.flag(),
-            weights_at: weights_at as u32,
+            weights_at: room.weights_at as u32,
+            logits_at: room.logits_at as u32,
+            kept: rules.kept(),
+            scale: routing.scale,
             epsilon: norm.epsilon(),
         };
+        let rows = experts + usize::from(gated);
+        let [wg, most, sigmoid, corrected, groups] = rules.constants();
         context.run(
             "router",
             &[
-                ("WG", WORKGROUP.into()),
+                wg,
+                most,
+                sigmoid,
+                corrected,
+                groups,
                 ("PER_GROUP", (PER_GROUP as u32).into()),
-                ("MAX_EXPERTS", MAX_EXPERTS.into()),
                 ("FORMAT", dense.format.into()),
+                ("GATED", gated.into()),
                 ("REDUCE", context.reduce()),
             ],
             &[
                 &x.slice(),
                 norm.weight(),
                 &dense.rows,
+                extra.unwrap_or(norm.weight()),
                 &normed.slice(),
-                &logits.slice(),
-                &both.slice(),
+                &room.all.slice(),
                 &context.guard.flags(context.gpu())?,
                 &context.linears.counters(context.gpu())?,
             ],
             &params,
-            [experts.div_ceil(PER_GROUP) as u32, x.rows() as u32, 1],
+            [rows.div_ceil(PER_GROUP) as u32, x.rows() as u32, 1],
         )?;
-        return Ok((normed, choices));
+        return Ok((normed, room.choices, gated));
     }
     let normed = norm.apply(context, x)?;
     let logits = first(project(context, &normed, &[router], None)?)?;
-    let choices = choose(context, &logits, routing)?;
-    Ok((normed, choices))
+    let choices = choose(context, &logits, rules)?;
+    Ok((normed, choices, false))
 }
 
 /// The experts of each row of `logits`.
-fn choose(context: &Context, logits: &Tensor, routing: &Routing) -> Result<Choices, Error> {
+fn choose(context: &Context, logits: &Tensor, rules: &Rules<'_>) -> Result<Choices, Error> {
     #[derive(Clone, Copy, Pod, Zeroable)]
     #[repr(C)]
     struct Params {
@@ -128,23 +207,35 @@ fn choose(context: &Context, logits: &Tensor, routing: &Routing) -> Result<Choic
         top_k: u32,
         normalize: u32,
         flag: u32,
+        kept: u32,
+        scale: f32,
     }
-    let (choices, _, _) = Choices::room(context, logits.rows(), routing.top_k)?;
+    let routing = rules.routing;
+    let Room { choices, .. } = Choices::room(context, logits.rows(), routing.top_k, 0, 0)?;
     let params = Params {
         experts: logits.width() as u32,
         top_k: routing.top_k as u32,
         normalize: routing.normalize.into(),
         flag: context.guard.flag(),
+        kept: rules.kept(),
+        scale: routing.scale,
     };
+    let logit_slice = logits.slice();
+    let correction = rules.correction.map(Tensor::slice);
+    let [wg, most, sigmoid, corrected, groups] = rules.constants();
     context.run(
         "route",
         &[
-            ("WG", WORKGROUP.into()),
-            ("MAX_EXPERTS", MAX_EXPERTS.into()),
+            wg,
+            most,
+            sigmoid,
+            corrected,
+            groups,
             ("REDUCE", context.reduce()),
         ],
         &[
-            &logits.slice(),
+            &logit_slice,
+            correction.as_ref().unwrap_or(&logit_slice),
             &choices.experts.slice(),
             &choices.weights.slice(),
             &context.guard.flags(context.gpu())?,

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use treillage_backend::{AttentionSpec, Error};
 
 use super::super::rows::resize_into;
-use super::{KvCache, pairing, shape_constants};
+use super::{KvCache, gate, pairing, shape_constants};
 use crate::{Context, Slice, Tensor};
 
 /// Rows up to which the context is split over workgroups: more of them fill a device by themselves.
@@ -133,7 +133,7 @@ pub(super) fn step(
         gathers: u32,
     }
     let joint = Joint::new(context, heads, spec.head_dim, cache.padded)?;
-    let (parts, gathers) = Parts::of_step(cache.len + 1);
+    let (parts, gathers) = Parts::of_step(cache.room.len + 1);
     let out = context.tensor(1, spec.heads * cache.padded)?;
     let values = out.width() * parts.count;
     // Behind the parts, the largest score and the sum of weights of each.
@@ -146,8 +146,8 @@ pub(super) fn step(
     let [_, k_at, v_at] = joint.starts;
     let params = Params {
         heads: spec.heads as u32,
-        capacity: cache.room as u32,
-        position: cache.len as u32,
+        capacity: cache.capacity as u32,
+        position: cache.room.len as u32,
         splits: parts.count as u32,
         per_split: parts.size as u32,
         scale: spec.scale,
@@ -168,7 +168,8 @@ pub(super) fn step(
             group,
             ("WG", lanes.into()),
             ("NORM", normed.into()),
-            ("PAIRING", pairing(spec)),
+            ("PAIRING", pairing(spec.rope)),
+            ("GATED", spec.output_gate.into()),
             ("REDUCE", context.reduce()),
         ],
         &[
@@ -192,6 +193,7 @@ pub(super) fn step(
     combine(
         context,
         [&given.range(0, values), &given.range(values, stats)],
+        &joint.all,
         spec,
         parts,
         &out,
@@ -199,10 +201,11 @@ pub(super) fn step(
     Ok(out)
 }
 
-/// Few queries: workgroups share the context.
+/// Few queries, rotated: workgroups share the context. `gates` is the tensor that has them, if there are any.
 pub(super) fn split(
     context: &Context,
     q: &Tensor,
+    gates: &Tensor,
     spec: &AttentionSpec,
     cache: &KvCache,
     lanes: u32,
@@ -217,13 +220,13 @@ pub(super) fn split(
         per_split: u32,
         scale: f32,
     }
-    let parts = Parts::of(cache.len + q.rows(), MAX_SPLITS);
+    let parts = Parts::of(cache.room.len + q.rows(), MAX_SPLITS);
     let given = context.tensor(q.rows() * parts.count, q.width())?;
     let stats = context.tensor(q.rows() * parts.count, 2 * spec.heads)?;
     let params = Params {
         heads: spec.heads as u32,
-        capacity: cache.room as u32,
-        position: cache.len as u32,
+        capacity: cache.capacity as u32,
+        position: cache.room.len as u32,
         splits: parts.count as u32,
         per_split: parts.size as u32,
         scale: spec.scale,
@@ -250,18 +253,19 @@ pub(super) fn split(
         [params.splits, spec.kv_heads as u32, q.rows() as u32],
     )?;
     if parts.count == 1 {
-        return Ok(given);
+        return gate(context, given, gates, spec, cache);
     }
     let out = context.tensor(q.rows(), q.width())?;
     let given = [&given.slice(), &stats.slice()];
-    combine(context, given, spec, parts, &out)?;
+    combine(context, given, &gates.slice(), spec, parts, &out)?;
     Ok(out)
 }
 
-/// What the parts of the context gave, as one result, in `out`.
+/// What the parts of the context gave, as one result, times sigmoids of gates if there are any, in `out`.
 fn combine(
     context: &Context,
     [given, stats]: [&Slice; 2],
+    gates: &Slice,
     spec: &AttentionSpec,
     parts: Parts,
     out: &Tensor,
@@ -279,8 +283,8 @@ fn combine(
     let dim = (out.width() / spec.heads) as u32;
     context.run(
         "attention_combine",
-        &[("HEAD_DIM", dim.into())],
-        &[given, stats, &out.slice()],
+        &[("HEAD_DIM", dim.into()), ("GATED", spec.output_gate.into())],
+        &[given, stats, gates, &out.slice()],
         &params,
         [params.heads, out.rows() as u32, 1],
     )?;
