@@ -23,8 +23,8 @@ use treillage_model::{
     text::Tokenizer,
 };
 use treillage_quantize::{
-    CalibrationTokens, GptqOptions, HeadBits, Options, Recipe, RotationRule, TrellisOptions,
-    quantize,
+    AllocationRule, CalibrationTokens, GptqOptions, HeadBits, Options, Recipe, RotationRule,
+    TrellisOptions, quantize,
 };
 
 /// Quantizes a model in several ways and compares each result with the original
@@ -45,6 +45,9 @@ struct Args {
     /// Trellis: bits per weight
     #[arg(long, value_delimiter = ',', default_value = "4,3,2")]
     bpw: Vec<f64>,
+    /// Trellis: how bits are spent: sensitivity, sensitivity-uniform-experts, position or uniform
+    #[arg(long, value_delimiter = ',', default_value = "position")]
+    allocation: Vec<Strategy>,
     /// Trellis: bits of the head; 16 keeps it
     #[arg(long, default_value_t = 6)]
     head_bits: u8,
@@ -82,6 +85,26 @@ struct Args {
 enum MethodName {
     Trellis,
     MrGptq,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Strategy {
+    Sensitivity,
+    SensitivityUniformExperts,
+    Position,
+    Uniform,
+}
+
+impl Strategy {
+    fn rule(self) -> AllocationRule {
+        match self {
+            Strategy::Sensitivity | Strategy::SensitivityUniformExperts => {
+                AllocationRule::Sensitivity
+            }
+            Strategy::Position => AllocationRule::Position,
+            Strategy::Uniform => AllocationRule::Uniform,
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -177,9 +200,14 @@ impl Bench<'_> {
         println!("| bpw | recipe | KL divergence, nats/token | perplexity | same top token | s |");
         println!("|---|---|---|---|---|---|");
         for &bits_per_weight in &args.bpw {
-            for (name, recipe) in &recipes {
+            for (name, recipe, strategy) in recipes
+                .iter()
+                .flat_map(|(n, r)| args.allocation.iter().map(move |s| (n, r, *s)))
+            {
                 let trellis = TrellisOptions {
                     bits_per_weight,
+                    allocation: strategy.rule(),
+                    uniform_experts: strategy == Strategy::SensitivityUniformExperts,
                     head_bits: HeadBits::try_from(args.head_bits)?,
                     ..TrellisOptions::default()
                 };
