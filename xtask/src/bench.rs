@@ -25,6 +25,8 @@ enum What {
     GpuLinear,
     /// A random model, small or of full size, on CPU or GPU: prefill, ms per token, memory, profile by kernel
     Decode,
+    /// KL divergence of rates by sensitivity against rates by position, on three small models
+    Allocation,
     /// KL divergence on the fixture: of recipes, or with --method mr-gptq of formats and solvers
     Quality,
 }
@@ -36,6 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Gptq => ("bench", Some("gptq")),
         What::GpuLinear => ("bench", Some("gpu-linear")),
         What::Decode => ("bench", Some("decode")),
+        What::Allocation => ("allocation", None),
         What::Quality => ("quality", None),
     };
     run_command(
