@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask bench` runs the binaries here, which measure what the product promises and write JSON. The criterion
 //! benches in `benches/` answer one question each about one stage, for whoever works on it: `cargo bench -p
-//! treillage-benches`. Neither measures quality, except for the binary `quality`, and neither uses real weights: speed
+//! treillage-benches`. Neither measures quality, except for the binaries `quality` and `allocation`, and neither uses real weights: speed
 //! does not depend on them.
 //!
 //! | module | |
@@ -12,6 +12,7 @@
 //! | [`model`] | whole models of random words |
 //! | [`presets`] | the sizes that they have |
 //! | [`random`] | numbers, packed and grouped linears from a seed |
+//! | [`trials`] | models quantized and judged |
 //! | [`timing`] | repeated runs: best, median, percentiles |
 //!
 //! ```
@@ -32,3 +33,4 @@ pub mod model;
 pub mod presets;
 pub mod random;
 pub mod timing;
+pub mod trials;

@@ -23,6 +23,8 @@ enum What {
     Gptq,
     /// A random model, small or of full size, on CPU or GPU: prefill, ms per token, memory, profile by kernel
     Decode,
+    /// KL divergence of rates by sensitivity against rates by position, on three small models
+    Allocation,
     /// KL divergence on the fixture: of recipes, or with --method mr-gptq of formats and solvers
     Quality,
 }
@@ -33,6 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Linear => ("bench", Some("linear")),
         What::Gptq => ("bench", Some("gptq")),
         What::Decode => ("bench", Some("decode")),
+        What::Allocation => ("allocation", None),
         What::Quality => ("quality", None),
     };
     run_command(

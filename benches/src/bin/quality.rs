@@ -4,27 +4,20 @@
 //! Each figure is a mean, with the spread beside it: of trellis codes over several seeds of their random signs, of
 //! MR-GPTQ, which draws nothing, over calibration with disjoint parts of the text.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use serde_json::{Value, json};
-use treillage_benches::artifact::Artifact;
-use treillage_checkpoint::Checkpoint;
-use treillage_cpu::CpuBackend;
-use treillage_gptq::{Format, Rotation, Solver};
-use treillage_model::{
-    Model,
-    evaluate::{Comparison, Windows, compare},
-    text::Tokenizer,
+use serde_json::json;
+use treillage_benches::{
+    artifact::Artifact,
+    trials::{Found, Trials},
 };
+use treillage_gptq::{Format, Rotation, Solver};
+use treillage_model::{evaluate::Windows, text::Tokenizer};
 use treillage_quantize::{
-    CalibrationTokens, GptqOptions, HeadBits, Options, Recipe, RotationRule, TrellisOptions,
-    quantize,
+    AllocationRule, CalibrationTokens, GptqOptions, HeadBits, Options, Recipe, RotationRule,
+    TrellisOptions,
 };
 
 /// Quantizes a model in several ways and compares each result with the original
@@ -86,19 +79,11 @@ enum MethodName {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let backend = CpuBackend::default();
-    let tokenizer = Tokenizer::open(&args.model)?;
-    let text = fs::read_to_string(&args.text).with_context(|| args.text.display().to_string())?;
-    let bench = Bench {
-        reference: load(&backend, &args.model)?,
-        backend: &backend,
-        tokens: tokenizer.encode(&text)?,
-        windows: Windows {
-            length: args.context,
-            limit: args.windows,
-        },
-        source: &args.model,
+    let windows = Windows {
+        length: args.context,
+        limit: args.windows,
     };
+    let trials = Trials::new(&args.model, &args.text, windows)?;
     let mut artifact = Artifact::new(
         "quality",
         json!({
@@ -111,8 +96,8 @@ fn main() -> Result<()> {
         }),
     );
     match args.method {
-        MethodName::Trellis => bench.trellis(&args, &tokenizer, &mut artifact)?,
-        MethodName::MrGptq => bench.mr_gptq(&args, &tokenizer, &mut artifact)?,
+        MethodName::Trellis => trellis(&trials, &args, &mut artifact)?,
+        MethodName::MrGptq => mr_gptq(&trials, &args, &mut artifact)?,
     }
     println!("\n{}", artifact.write(args.out.as_deref())?.display());
     Ok(())
@@ -125,11 +110,6 @@ fn parse_recipe(name: &str) -> Result<Recipe> {
         json if json.starts_with('{') => serde_json::from_str(json).context("--recipe"),
         other => bail!("no recipe `{other}`: expected treillage, original or a JSON object"),
     }
-}
-
-fn load(backend: &CpuBackend, dir: &Path) -> Result<Model<CpuBackend>> {
-    let checkpoint = Checkpoint::open(dir)?;
-    Ok(Model::load(backend, &checkpoint, checkpoint.config())?)
 }
 
 fn parse_variant(name: &str, format: Format) -> Result<GptqOptions> {
@@ -158,111 +138,74 @@ fn parse_variant(name: &str, format: Format) -> Result<GptqOptions> {
     })
 }
 
-/// What every result is made from and judged by.
-struct Bench<'a> {
-    backend: &'a CpuBackend,
-    source: &'a Path,
-    reference: Model<CpuBackend>,
-    tokens: Vec<u32>,
-    windows: Windows,
+/// Trellis codes, by rate and recipe.
+fn trellis(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<()> {
+    let recipes = args.recipes.iter();
+    let recipes = recipes.map(|name| Ok((name.as_str(), parse_recipe(name)?)));
+    let recipes = recipes.collect::<Result<Vec<_>>>()?;
+    let (rows, cols) = (args.calib_rows, args.calib_cols);
+    let calibration = CalibrationTokens::read(&trials.tokenizer, &args.calib, rows, cols)?;
+    println!("| bpw | recipe | KL divergence, nats/token | perplexity | same top token | s |");
+    println!("|---|---|---|---|---|---|");
+    for &bits_per_weight in &args.bpw {
+        for (name, recipe) in &recipes {
+            let trellis = TrellisOptions {
+                bits_per_weight,
+                head_bits: HeadBits::try_from(args.head_bits)?,
+                // Recipes are compared at equal rates, and the original knows no others.
+                allocation: AllocationRule::Position,
+                ..TrellisOptions::default()
+            };
+            let jobs = (0..args.seeds).map(|seed| {
+                let options = Options {
+                    seed,
+                    recipe: recipe.clone(),
+                    ..Options::trellis(trellis.clone())
+                };
+                (options, &calibration)
+            });
+            let found = trials.found(jobs)?;
+            println!("| {bits_per_weight} | {name} | {} |", found.row());
+            artifact.push(found.json(json!({
+                "bits_per_weight": bits_per_weight,
+                "recipe": recipe,
+            })));
+        }
+    }
+    Ok(())
 }
 
-impl Bench<'_> {
-    fn trellis(&self, args: &Args, tokenizer: &Tokenizer, artifact: &mut Artifact) -> Result<()> {
-        let recipes = args.recipes.iter();
-        let recipes = recipes.map(|name| Ok((name.as_str(), parse_recipe(name)?)));
-        let recipes = recipes.collect::<Result<Vec<_>>>()?;
-        let (rows, cols) = (args.calib_rows, args.calib_cols);
-        let calibration = CalibrationTokens::read(tokenizer, &args.calib, rows, cols)?;
-        println!("| bpw | recipe | KL divergence, nats/token | perplexity | same top token | s |");
-        println!("|---|---|---|---|---|---|");
-        for &bits_per_weight in &args.bpw {
-            for (name, recipe) in &recipes {
-                let trellis = TrellisOptions {
-                    bits_per_weight,
-                    head_bits: HeadBits::try_from(args.head_bits)?,
-                    ..TrellisOptions::default()
-                };
-                let trials = (0..args.seeds).map(|seed| {
-                    let options = Options {
-                        seed,
-                        recipe: recipe.clone(),
-                        ..Options::trellis(trellis.clone())
-                    };
-                    (options, &calibration)
-                });
-                let found = self.found(trials)?;
-                println!("| {bits_per_weight} | {name} | {} |", found.row());
-                artifact.push(found.json(json!({
-                    "bits_per_weight": bits_per_weight,
-                    "recipe": recipe,
-                })));
-            }
+/// MR-GPTQ, by format and variant.
+fn mr_gptq(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<()> {
+    let parts = parts(args, &trials.tokenizer)?;
+    println!(
+        "| format | variant | KL divergence, nats/token | against the row above | perplexity | same top token | s |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for &format in &args.formats {
+        let mut above: Option<Found> = None;
+        for name in &args.variants {
+            let gptq = parse_variant(name, format)?;
+            let jobs = parts
+                .iter()
+                .map(|part| (Options::mr_gptq(gptq.clone()), part));
+            let found = trials.found(jobs)?;
+            let step = above.as_ref().map(|above| found.minus(above));
+            let step_shown = step.map_or("–".to_owned(), |(mean, deviation)| {
+                format!("{mean:+.5} ± {deviation:.5}")
+            });
+            let (divergence, rest) = found.cells();
+            println!("| {format} | {name} | {divergence} | {step_shown} | {rest} |");
+            artifact.push(found.json(json!({
+                "format": format.name(),
+                "variant": name,
+                "options": gptq,
+                "against_the_row_above": step,
+            })));
+            above = Some(found);
         }
-        Ok(())
     }
-
-    fn mr_gptq(&self, args: &Args, tokenizer: &Tokenizer, artifact: &mut Artifact) -> Result<()> {
-        let parts = parts(args, tokenizer)?;
-        println!(
-            "| format | variant | KL divergence, nats/token | against the row above | perplexity | same top token | s |"
-        );
-        println!("|---|---|---|---|---|---|---|");
-        for &format in &args.formats {
-            let mut above: Option<Found> = None;
-            for name in &args.variants {
-                let gptq = parse_variant(name, format)?;
-                let trials = parts.iter();
-                let trials = trials.map(|part| (Options::mr_gptq(gptq.clone()), part));
-                let found = self.found(trials)?;
-                let step = above.as_ref().map(|above| found.minus(above));
-                let step_shown = step.map_or("–".to_owned(), |(mean, deviation)| {
-                    format!("{mean:+.5} ± {deviation:.5}")
-                });
-                let (divergence, rest) = found.cells();
-                println!("| {format} | {name} | {divergence} | {step_shown} | {rest} |");
-                artifact.push(found.json(json!({
-                    "format": format.name(),
-                    "variant": name,
-                    "options": gptq,
-                    "against_the_row_above": step,
-                })));
-                above = Some(found);
-            }
-        }
-        Ok(())
-    }
-
-    /// Quantizes and judges, trial by trial.
-    fn found<'t>(
-        &self,
-        trials: impl Iterator<Item = (Options, &'t CalibrationTokens)>,
-    ) -> Result<Found> {
-        let started = Instant::now();
-        let mut results = Vec::new();
-        for (options, calibration) in trials {
-            let out = Scratch::new()?;
-            let (backend, source) = (self.backend, self.source);
-            quantize(backend, source, &out.0, calibration, &options, &mut |_| ())?;
-            results.push(self.judged(&out.0)?);
-        }
-        let seconds = started.elapsed().as_secs_f64() / results.len() as f64;
-        Ok(Found { results, seconds })
-    }
-
-    fn judged(&self, quantized: &Path) -> Result<Comparison> {
-        let model = load(self.backend, quantized)?;
-        let mut session = model.session(self.backend, self.windows.length)?;
-        let mut reference = self.reference.session(self.backend, self.windows.length)?;
-        let (tokens, windows) = (&self.tokens, self.windows);
-        Ok(compare(
-            &mut session,
-            &mut reference,
-            tokens,
-            windows,
-            &mut |_| (),
-        )?)
-    }
+    Ok(())
 }
 
 /// Disjoint parts of the calibration text, each with its share of the rows.
@@ -281,98 +224,4 @@ fn parts(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<CalibrationTokens>> {
             Ok(CalibrationTokens::spread(ids, rows, args.calib_cols)?)
         })
         .collect()
-}
-
-/// Results of trials that differ by chance alone.
-struct Found {
-    results: Vec<Comparison>,
-    seconds: f64,
-}
-
-impl Found {
-    fn divergences(&self) -> Vec<f64> {
-        self.results.iter().map(|c| c.kl_divergence).collect()
-    }
-
-    fn mean(&self, of: impl Fn(&Comparison) -> f64) -> f64 {
-        mean(&self.results.iter().map(of).collect::<Vec<_>>()).0
-    }
-
-    /// Divergence, and what else is shown.
-    fn cells(&self) -> (String, String) {
-        let (divergence, spread) = mean(&self.divergences());
-        let perplexity = self.mean(|c| c.model.perplexity);
-        let agreement = 100.0 * self.mean(|c| c.top1_agreement);
-        let seconds = self.seconds;
-        (
-            format!("{divergence:.5} ± {spread:.5}"),
-            format!("{perplexity:.4} | {agreement:.2} % | {seconds:.1}"),
-        )
-    }
-
-    fn row(&self) -> String {
-        let (divergence, rest) = self.cells();
-        format!("{divergence} | {rest}")
-    }
-
-    /// The difference of the divergences, trial by trial: what the trials have in common cancels.
-    fn minus(&self, other: &Found) -> (f64, f64) {
-        let (own, others) = (self.divergences(), other.divergences());
-        mean(
-            &own.iter()
-                .zip(others)
-                .map(|(a, b)| a - b)
-                .collect::<Vec<_>>(),
-        )
-    }
-
-    /// `made` with what was found.
-    fn json(&self, mut made: Value) -> Value {
-        let (divergence, spread) = mean(&self.divergences());
-        for (field, value) in [
-            ("kl_divergence", divergence),
-            ("kl_divergence_deviation", spread),
-            ("perplexity", self.mean(|c| c.model.perplexity)),
-            (
-                "reference_perplexity",
-                self.mean(|c| c.reference.perplexity),
-            ),
-            ("top1_agreement", self.mean(|c| c.top1_agreement)),
-            ("seconds", self.seconds),
-        ] {
-            made[field] = json!(value);
-        }
-        made
-    }
-}
-
-/// Mean and standard deviation.
-fn mean(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let square = values
-        .iter()
-        .map(|value| (value - mean).powi(2))
-        .sum::<f64>();
-    (mean, (square / (n - 1.0).max(1.0)).sqrt())
-}
-
-/// A folder that goes away with its owner.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("treillage-quality-{}", std::process::id()));
-        if path.exists() {
-            fs::remove_dir_all(&path)?;
-        }
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed from a temporary folder, the system will remove.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -126,6 +126,19 @@ pub fn perplexity<B: Inference>(
     })
 }
 
+/// Mean Kullback–Leibler divergence `Σ p_ref (ln p_ref - ln p)` of the distributions that rows of logits stand for, in nats.
+/// `logits` and those of the `reference` are row-major with `vocabulary` values a row, as many rows of both.
+pub fn mean_divergence(reference: &[f32], logits: &[f32], vocabulary: usize) -> f64 {
+    let rows = reference
+        .par_chunks_exact(vocabulary)
+        .zip(logits.par_chunks_exact(vocabulary));
+    let each: Vec<f64> = rows
+        .map(|(reference, row)| LogSoftmax::new(reference).divergence(&LogSoftmax::new(row)))
+        .collect();
+    // Collected first, so that the sum does not depend on the number of threads.
+    each.iter().sum::<f64>() / each.len() as f64
+}
+
 /// The distance of the session's model from `reference`, which predicts the same tokens. Whatever the two sessions
 /// have read is forgotten.
 ///

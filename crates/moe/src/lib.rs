@@ -36,7 +36,7 @@
 //! |---|---|
 //! | `routing` | scores, corrections, groups and top-k |
 //! | `grouping` | a counting sort of choices by expert |
-//! | `allocation` | rates for groups of linears under an average |
+//! | `allocation` | rates for groups of linears under an average: by position, or of least loss |
 #![forbid(unsafe_code)]
 
 mod allocation;
@@ -44,7 +44,9 @@ mod error;
 mod grouping;
 mod routing;
 
-pub use allocation::{Allocation, AverageOutOfRange, Part, RateGroup, allocate};
+pub use allocation::{
+    Allocation, AllocationError, LossGroup, Part, RateGroup, allocate, least_loss,
+};
 pub use error::Error;
 pub use grouping::{Groups, group};
 pub use routing::{Choice, GroupLimit, Routes, Routing, Scoring, route};

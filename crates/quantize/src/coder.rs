@@ -8,7 +8,7 @@ use treillage_backend::{EncodeJob, LinearWeights, Quantization};
 use treillage_checkpoint::{ModelConfig, Module};
 use treillage_gptq::{self as gptq, Config, Format, GroupedLinear, Parts, Rotation};
 use treillage_linalg::hadamard::{fwht, rotate_both};
-use treillage_model::plan::{LinearPlan, ModelPlan};
+use treillage_model::plan::LinearPlan;
 use treillage_trellis::{self as trellis, Bits, PackedLinear, PackedParts};
 
 use crate::{
@@ -61,27 +61,17 @@ pub(crate) struct Outcome {
 }
 
 impl<'a> Coder<'a> {
-    /// The coder that `options` ask for.
-    ///
-    /// # Errors
-    /// If they ask for what cannot be made of the model that `plan` and `model` describe.
-    pub(crate) fn new(
-        options: &'a Options,
-        plan: &ModelPlan,
-        model: &ModelConfig,
-    ) -> Result<Self, Error> {
+    /// The coder that `options` ask for, for the model that `model` describes, with `rates` for trellis codes.
+    pub(crate) fn new(options: &'a Options, model: &ModelConfig, rates: Rates) -> Self {
         match &options.method {
-            Method::Trellis(trellis) => Ok(Self::Trellis {
+            Method::Trellis(trellis) => Self::Trellis {
                 options: trellis,
-                rates: Rates::new(plan, trellis)?,
-            }),
-            Method::MrGptq(gptq) => {
-                gptq.check(plan)?;
-                Ok(Self::Grouped {
-                    options: gptq,
-                    config: gptq.config(options.recipe.damping, model),
-                })
-            }
+                rates,
+            },
+            Method::MrGptq(gptq) => Self::Grouped {
+                options: gptq,
+                config: gptq.config(options.recipe.damping, model),
+            },
         }
     }
 
@@ -120,8 +110,9 @@ impl<'a> Coder<'a> {
             } => {
                 let encode = encode_jobs(jobs, |job| {
                     let prefix = &job.plan.prefix;
-                    trellis.config(prefix, rates.of(prefix), &options.recipe, options.seed)
-                });
+                    let bits = rates.of(prefix)?;
+                    Ok(trellis.config(prefix, bits, &options.recipe, options.seed))
+                })?;
                 let encoded = backend.encode_trellis(encode)?.into_iter();
                 encoded.zip(jobs).map(trellis_codes).collect()
             }
@@ -129,11 +120,13 @@ impl<'a> Coder<'a> {
                 options: gptq,
                 config,
             } => {
-                let encode = encode_jobs(jobs, |job| Config {
-                    rotation: job.rotation,
-                    global_scale: job.global_scale,
-                    ..config.clone()
-                });
+                let encode = encode_jobs(jobs, |job| {
+                    Ok(Config {
+                        rotation: job.rotation,
+                        global_scale: job.global_scale,
+                        ..config.clone()
+                    })
+                })?;
                 let needs_activations = gptq.rotates_online() && gptq.format == Format::NvFp4;
                 let quantized = backend.encode_grouped(encode)?.into_iter();
                 quantized
@@ -149,13 +142,18 @@ impl<'a> Coder<'a> {
 }
 
 /// Takes the weights out of `jobs`.
-fn encode_jobs<C>(jobs: &mut [Job<'_>], config: impl Fn(&Job<'_>) -> C) -> Vec<EncodeJob<C>> {
-    let encode = jobs.iter_mut().map(|job| EncodeJob {
-        name: job.plan.prefix.clone(),
-        config: config(job),
-        weights: std::mem::take(&mut job.weights),
-        shape: job.plan.shape,
-        hessian: job.calibration.hessian.clone(),
+fn encode_jobs<C>(
+    jobs: &mut [Job<'_>],
+    config: impl Fn(&Job<'_>) -> Result<C, Error>,
+) -> Result<Vec<EncodeJob<C>>, Error> {
+    let encode = jobs.iter_mut().map(|job| {
+        Ok(EncodeJob {
+            name: job.plan.prefix.clone(),
+            config: config(job)?,
+            weights: std::mem::take(&mut job.weights),
+            shape: job.plan.shape,
+            hessian: job.calibration.hessian.clone(),
+        })
     });
     encode.collect()
 }

@@ -21,7 +21,7 @@ pub enum Error {
     Linalg(#[from] treillage_linalg::Error),
     /// Bits per weight that no linear can have.
     #[error(transparent)]
-    Average(#[from] treillage_moe::AverageOutOfRange),
+    Allocation(#[from] treillage_moe::AllocationError),
     /// A rate that no trellis has.
     #[error(transparent)]
     Trellis(#[from] treillage_trellis::Error),

@@ -15,7 +15,7 @@ pub enum Event {
         /// Calibration rows.
         rows: usize,
     },
-    /// A block's turn has come to be looked at, to choose rotations for the whole model before any of it is encoded.
+    /// A block's turn has come to be looked at, to choose rates or rotations for the whole model before any of it is encoded.
     Surveyed {
         /// Counted from 0.
         block: usize,

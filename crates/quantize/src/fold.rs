@@ -218,7 +218,7 @@ impl<'a> Folded<'a> {
     }
 
     /// `error` among those that a [`Weights`] may have.
-    fn as_model_error(&self, error: Error) -> treillage_model::Error {
+    pub(crate) fn as_model_error(&self, error: Error) -> treillage_model::Error {
         match error {
             Error::Checkpoint(error) => error.into(),
             error => treillage_model::Error::File {
@@ -277,7 +277,7 @@ impl Weights for Folded<'_> {
 }
 
 /// `tensor` as `name` and with other values, in its own type.
-fn edited(
+pub(crate) fn edited(
     tensor: &DenseTensor,
     name: &str,
     edit: impl FnOnce(Vec<f32>) -> Vec<f32>,

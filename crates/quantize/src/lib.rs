@@ -66,6 +66,7 @@
 //! | `options`, `gptq`, `serde_foreign` | what can be asked for, and its serialised form |
 //! | `tokens` | rows of calibration tokens |
 //! | `rates` | the budget, spread over the linears |
+//! | `sensitivity`, `noise` | what errors in each linear would cost |
 //! | `preflight` | what can be found wrong before the work begins |
 //! | `run` | the order of things |
 //! | `block` | one block: capture and encode, stage by stage |
@@ -88,12 +89,14 @@ mod event;
 mod fold;
 mod gptq;
 mod hash;
+mod noise;
 mod options;
 mod overlay;
 mod preflight;
 mod rates;
 mod rotation;
 mod run;
+mod sensitivity;
 mod serde_foreign;
 mod statistics;
 mod stream;
@@ -108,7 +111,9 @@ pub use error::Error;
 pub use event::Event;
 pub use fold::{Fold, Folded};
 pub use gptq::GptqOptions;
-pub use options::{Capture, ExpertTokens, HeadBits, Method, Options, Recipe, TrellisOptions};
+pub use options::{
+    AllocationRule, Capture, ExpertTokens, HeadBits, Method, Options, Recipe, TrellisOptions,
+};
 pub use rotation::RotationRule;
 pub use run::quantize;
 pub use summary::{LinearSummary, Summary};

@@ -84,8 +84,13 @@ impl Method {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrellisOptions {
-    /// Average over the linears of all blocks, 1 to 8. A fraction is spent by [`treillage_moe::allocate`].
+    /// Average over the linears of all blocks, 1 to 8; what each gets is up to [`allocation`](Self::allocation).
     pub bits_per_weight: f64,
+    /// How that average is spent.
+    pub allocation: AllocationRule,
+    /// Whether all experts of a layer get one rate for their gates, one for their ups and one for their downs, as
+    /// ExLlamaV3 wants it.
+    pub uniform_experts: bool,
     /// Rate of the head, which is outside that average.
     pub head_bits: HeadBits,
     /// One codebook for the whole model: kernels that take several linears at once want that.
@@ -100,6 +105,8 @@ impl Default for TrellisOptions {
     fn default() -> Self {
         Self {
             bits_per_weight: 3.0,
+            allocation: AllocationRule::default(),
+            uniform_experts: false,
             head_bits: HeadBits::default(),
             codebook: Codebook::default(),
             out_scales: OutScales::default(),
@@ -128,6 +135,21 @@ impl TrellisOptions {
             )
         }
     }
+}
+
+/// How an average of bits per weight is spent over linears that take whole ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AllocationRule {
+    /// Where it saves most: what errors in each linear cost is measured first, on some calibration rows, and spent
+    /// upon by [`treillage_moe::least_loss`].
+    #[default]
+    Sensitivity,
+    /// The whole part for all, the rest by [`treillage_moe::allocate`]: attention first, then networks that all tokens pass, then
+    /// experts, the ends of the model before its middle. What ExLlamaV3 does.
+    Position,
+    /// The whole part for all; the rest is not spent.
+    Uniform,
 }
 
 /// Rate of the head: trellis codes, or as it is.

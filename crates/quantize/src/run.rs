@@ -14,6 +14,8 @@ use crate::{
     coder::Coder,
     encode::{Encoder, InputPlan},
     preflight,
+    rates::{self, Rates},
+    sensitivity::SensitivitySurvey,
     statistics::Calibration,
     stream::Stream,
     survey::{Rotations, Survey},
@@ -45,15 +47,15 @@ pub fn quantize<B: Quantization>(
         return Err(Error::AlreadyQuantized(source.dir().display().to_string()));
     }
     let plan = plan::plan(source.config());
-    let coder = Coder::new(options, &plan, source.config())?;
+    let fixed_rates = fixed_rates(&plan, options)?;
     let fixed = fixed_rotations(&source, &plan, options)?;
     preflight::check(backend, &source, &plan)?;
     let mut work = Work::open(out, &source, &plan, tokens, options)?;
     if !work.is_complete() {
         announce(&work, &plan, tokens, options, events);
     }
-    let rotations = match (fixed, &coder, &options.method) {
-        (None, Coder::Grouped { config, .. }, Method::MrGptq(gptq)) if !work.is_complete() => {
+    let rotations = match (fixed, &options.method) {
+        (None, Method::MrGptq(gptq)) if !work.is_complete() => {
             let survey = Survey {
                 backend,
                 source: &source,
@@ -61,14 +63,31 @@ pub fn quantize<B: Quantization>(
                 tokens,
                 recipe: &options.recipe,
                 options: gptq,
-                config,
+                config: &gptq.config(options.recipe.damping, source.config()),
             };
-            work.rotations(|| survey.run(events))?
+            work.chosen("rotations", || survey.run(events))?
         }
         (fixed, ..) => fixed.unwrap_or_default(),
     };
     work.set_online_rotation(rotations.online_block());
     let folded = Folded::new(&source, &plan, rotations.fold.clone())?;
+    let rates = match (fixed_rates, &options.method) {
+        (None, Method::Trellis(trellis)) => {
+            let survey = SensitivitySurvey {
+                backend,
+                source: &folded,
+                plan: &plan,
+                tokens,
+                damping: options.recipe.damping,
+                noise: rates::error_at(trellis.bits_per_weight),
+            };
+            work.chosen("rates", || {
+                Rates::least_loss(&plan, trellis, &survey.run(events)?)
+            })?
+        }
+        (fixed, _) => fixed.unwrap_or_default(),
+    };
+    let coder = Coder::new(options, source.config(), rates);
     let mut run = Run {
         encoder: Encoder::new(backend, &folded, options, &coder),
         rotations: match &options.method {
@@ -93,6 +112,17 @@ pub fn quantize<B: Quantization>(
     };
     run.work.finish()?;
     Ok(summary)
+}
+
+/// The rates of a run, if its options settle them; none for a method that has none.
+fn fixed_rates(plan: &ModelPlan, options: &Options) -> Result<Option<Rates>, Error> {
+    match &options.method {
+        Method::Trellis(trellis) => Rates::fixed(plan, trellis),
+        Method::MrGptq(gptq) => {
+            gptq.check(plan)?;
+            Ok(Some(Rates::default()))
+        }
+    }
 }
 
 /// The rotations of a run, if its options settle them.

@@ -85,6 +85,11 @@ impl Statistics {
         self.gathered.get(&input).map_or(0, Hessian::rows)
     }
 
+    /// How much the tokens that `input` itself saw count together: each one, or the square of its routing weight.
+    pub(crate) fn weight(&self, input: Input) -> f64 {
+        self.gathered.get(&input).map_or(0.0, Hessian::count)
+    }
+
     /// What `input` itself saw, undrawn; `None` if that is nothing.
     pub(crate) fn own(&self, input: Input) -> Option<DMatrix<f32>> {
         let own = self.gathered.get(&input)?;

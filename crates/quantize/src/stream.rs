@@ -4,6 +4,7 @@ use treillage_model::{Block, Embedding};
 use crate::{CalibrationTokens, Error};
 
 /// The residual stream of all calibration rows between two blocks, on the host.
+#[derive(Clone)]
 pub(crate) struct Stream {
     /// Row by row, `[cols, width]` each.
     values: Vec<f32>,

@@ -78,15 +78,21 @@ impl CalibrationTokens {
 
     /// So many of the rows at most, evenly spread.
     pub(crate) fn sample(&self, rows: usize) -> Self {
+        self.excerpt(rows, self.cols)
+    }
+
+    /// So many of the rows at most, evenly spread, and so many of the first tokens of each.
+    pub(crate) fn excerpt(&self, rows: usize, cols: usize) -> Self {
+        let cols = cols.min(self.cols);
         let all = self.rows().len();
         let taken = rows.min(all);
         let ids = (0..taken).flat_map(|row| {
             let start = row * all / taken * self.cols;
-            &self.ids[start..start + self.cols]
+            &self.ids[start..start + cols]
         });
         Self {
             ids: ids.copied().collect(),
-            cols: self.cols,
+            cols,
             requested_rows: taken,
         }
     }

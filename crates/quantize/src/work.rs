@@ -4,7 +4,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use treillage_checkpoint::{Checkpoint, DenseTensor, Module, write_atomically};
 use treillage_model::{
@@ -14,7 +14,7 @@ use treillage_model::{
 
 use crate::{
     CalibrationTokens, Error, Folded, LinearSummary, Options, encode::QuantizedLinear,
-    survey::Rotations, writer::Writer,
+    writer::Writer,
 };
 
 /// A part of the model that is written at once.
@@ -83,18 +83,23 @@ impl<'a> Work<'a> {
         self.writer.pending().all(|pending| pending != name)
     }
 
-    /// The rotations that an earlier run of this work chose, or those that `choose` gives, from then on kept.
-    pub(crate) fn rotations(
+    /// What an earlier run of this work chose under `name`, or what `choose` gives, from then on kept.
+    pub(crate) fn chosen<T: Serialize + DeserializeOwned>(
         &self,
-        choose: impl FnOnce() -> Result<Rotations, Error>,
-    ) -> Result<Rotations, Error> {
-        let path = self.writer.state_dir().join("rotations.json");
+        name: &str,
+        choose: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let path = self.writer.state_dir().join(format!("{name}.json"));
         match fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let rotations = choose()?;
-                write_atomically(&path, |out| Ok(serde_json::to_writer(out, &rotations)?))?;
-                Ok(rotations)
+                let chosen = choose()?;
+                if self.is_complete() {
+                    // An earlier process was assembling the checkpoint, and may have begun to clean up.
+                    return Ok(chosen);
+                }
+                write_atomically(&path, |out| Ok(serde_json::to_writer(out, &chosen)?))?;
+                Ok(chosen)
             }
             Err(source) => Err(Error::Read { path, source }),
         }

@@ -31,6 +31,7 @@ impl Writer {
                     calibration_rows: tokens.rows().len(),
                     calibration_cols: tokens.cols(),
                     out_scales: trellis.out_scales,
+                    uniform_experts: trellis.uniform_experts,
                     fingerprint,
                     ..Exl3Settings::default()
                 };

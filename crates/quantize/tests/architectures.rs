@@ -15,7 +15,8 @@ use treillage_model::{
     text::Tokenizer,
 };
 use treillage_quantize::{
-    CalibrationTokens, Capture, GptqOptions, Options, Summary, TrellisOptions, quantize,
+    AllocationRule, CalibrationTokens, Capture, GptqOptions, Options, Summary, TrellisOptions,
+    quantize,
 };
 
 const MODELS: [&str; 2] = ["micro-glm4_moe_lite", "micro-qwen3_next"];
@@ -94,6 +95,7 @@ fn trellis_codes_come_closer_with_every_bit() {
             let out = dir.path().join(bits.to_string());
             let mut options = Options::trellis(TrellisOptions {
                 bits_per_weight: bits,
+                allocation: AllocationRule::Uniform,
                 ..TrellisOptions::default()
             });
             options.recipe.capture = capture;

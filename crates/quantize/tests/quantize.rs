@@ -15,8 +15,8 @@ use treillage_cpu::CpuBackend;
 use treillage_gptq::Format;
 use treillage_model::Model;
 use treillage_quantize::{
-    CalibrationTokens, Capture, Error, Event, ExpertTokens, GptqOptions, HeadBits, Options, Recipe,
-    Summary, TrellisOptions, quantize,
+    AllocationRule, CalibrationTokens, Capture, Error, Event, ExpertTokens, GptqOptions, HeadBits,
+    Options, Recipe, Summary, TrellisOptions, quantize,
 };
 
 fn options() -> Options {
@@ -27,6 +27,7 @@ fn options() -> Options {
 fn trellis(edit: impl FnOnce(&mut TrellisOptions)) -> Options {
     let mut options = TrellisOptions {
         bits_per_weight: 4.0,
+        allocation: AllocationRule::Uniform,
         ..TrellisOptions::default()
     };
     edit(&mut options);
@@ -170,6 +171,62 @@ fn experts_without_tokens_are_named_and_still_encoded_with_the_layers_hessian() 
     // A kept head that is the embedding needs no copy.
     let result = Checkpoint::open(dir.path().join("out")).unwrap();
     assert!(!result.has_linear("lm_head"));
+}
+
+#[test]
+fn bits_go_where_errors_cost() {
+    let dir = tempdir().unwrap();
+    let shape = Shape::small();
+    // A router of zeros sends every token to the first expert, and what values of the first block become is scaled up.
+    let source = shape.write(&dir.path().join("source"), |name, values| {
+        if name.contains("mlp.gate.") {
+            values.fill(bf16::ZERO);
+        }
+        if name == "model.layers.0.self_attn.o_proj.weight" {
+            let scaled = |w: &bf16| bf16::from_f32(30.0 * w.to_f32());
+            values.iter_mut().for_each(|w| *w = scaled(w));
+        }
+    });
+    let tokens = shape.tokens(4, 64);
+    let rates = |uniform_experts, name: &str| {
+        let options = trellis(|options| {
+            options.bits_per_weight = 3.0;
+            options.allocation = AllocationRule::Sensitivity;
+            options.uniform_experts = uniform_experts;
+        });
+        let mut surveyed = 0;
+        let out = dir.path().join(name);
+        let backend = Stub::default();
+        let summary = quantize(&backend, &source, &out, &tokens, &options, &mut |event| {
+            surveyed += usize::from(matches!(event, Event::Surveyed { .. }));
+        });
+        let summary = summary.unwrap();
+        assert_eq!(surveyed, shape.blocks);
+        let average = summary.bits_per_weight;
+        assert!(average <= 3.0 && average > 2.8, "{average}");
+        let blocks = summary.linears.iter().filter(|l| l.prefix != "lm_head");
+        let (mut bits, mut weights) = (0, 0);
+        for linear in blocks {
+            bits += linear.bits * linear.in_features * linear.out_features;
+            weights += linear.in_features * linear.out_features;
+        }
+        assert_eq!(average, bits as f64 / weights as f64);
+        move |prefix: &str| {
+            let linear = summary.linears.iter().find(|l| l.prefix.ends_with(prefix));
+            linear.unwrap().bits
+        }
+    };
+    let free = rates(false, "free");
+    assert!(free("layers.0.self_attn.o_proj") > free("layers.1.self_attn.o_proj"));
+    for role in ["gate_proj", "up_proj", "down_proj"] {
+        let [visited, other] = [0, 1].map(|expert| free(&format!("experts.{expert}.{role}")));
+        assert!(visited > other, "{role}: {visited} and {other} bits");
+    }
+    let uniform = rates(true, "uniform");
+    for role in ["gate_proj", "up_proj", "down_proj"] {
+        let [one, other] = [0, 1].map(|expert| uniform(&format!("experts.{expert}.{role}")));
+        assert_eq!(one, other, "{role}");
+    }
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Quantizing {
                 }
             }
             Event::Surveyed { block, blocks } => self.bar.set_message(format!(
-                "choosing rotations: block {} of {blocks}",
+                "surveying the model: block {} of {blocks}",
                 block + 1
             )),
             Event::Block { passes, .. } => self.passes = *passes,

@@ -43,14 +43,16 @@ fn quantize(out: &Path) {
         .arg("--calib")
         .arg(fixture("text/calib.txt")),
     );
-    assert_eq!(summary["bits_per_weight"], 3.0);
+    let bits = summary["bits_per_weight"].as_f64().unwrap();
+    assert!(bits <= 3.0 && bits > 2.9, "{bits}");
     assert_eq!(summary["rows"], 16);
     let linears = summary["linears"].as_array().unwrap();
     // Two layers of four attention projections and eight experts of three, and the head.
     assert_eq!(linears.len(), 2 * (4 + 8 * 3) + 1);
     for linear in linears {
         let error = linear["relative_error"].as_f64().unwrap();
-        assert!(error > 0.0 && error < 0.2, "{linear}");
+        // Of one bit a quarter.
+        assert!(error > 0.0 && error < 0.4, "{linear}");
     }
     assert!(summary["bytes"].as_u64().unwrap() < summary["source_bytes"].as_u64().unwrap() / 2);
     for name in ["config.json", "quantization_config.json", "tokenizer.json"] {
@@ -67,12 +69,19 @@ fn inspect(quantized: &Path) {
 
     let report = json(treillage(["inspect"]).arg(quantized));
     assert_eq!(report["parameters"], 1_117_056);
-    assert_eq!(report["bits_per_weight"], 3.0);
+    let bits = report["bits_per_weight"].as_f64().unwrap();
+    assert!(bits <= 3.0 && bits > 2.9, "{bits}");
     assert_eq!(report["head_bits"], 6);
     assert_eq!(report["quantization"], "exl3");
     let roles = report["linears"].as_array().unwrap();
     let role = |name| roles.iter().find(|role| role["role"] == name).unwrap();
-    assert_eq!(role("mlp.experts.*.up_proj")["bits"]["3"], 16);
+    assert_eq!(role("mlp.experts.*.up_proj")["linears"], 16);
+    let tuples = report["expert_bits"].as_array().unwrap();
+    let experts = tuples
+        .iter()
+        .map(|tuple| tuple["experts"].as_u64().unwrap());
+    assert_eq!(experts.sum::<u64>(), 16);
+    assert!(tuples.len() > 1, "{tuples:?}");
     assert_eq!(role("lm_head")["bits"]["6"], 1);
 
     let table = stdout(treillage(["inspect"]).arg(quantized));
@@ -81,6 +90,7 @@ fn inspect(quantized: &Path) {
         "1,117,056 parameters",
         "self_attn.q_proj",
         "trellis mul1",
+        "experts by bits of gate/up/down",
     ] {
         assert!(table.contains(words), "no `{words}` in:\n{table}");
     }
@@ -313,11 +323,18 @@ fn every_architecture_travels() {
     ] {
         let out = dir.path().join(model);
         let summary = json(
-            treillage(["quantize", "--bpw", "3", "--calib-rows", "8", "--calib"])
-                .arg(fixture("text/calib.txt"))
-                .args(["--calib-cols", "128", "--out"])
-                .arg(&out)
-                .arg(fixture(model)),
+            treillage([
+                "quantize",
+                "--bpw",
+                "3",
+                "--allocation",
+                "uniform",
+                "--calib",
+            ])
+            .arg(fixture("text/calib.txt"))
+            .args(["--calib-rows", "8", "--calib-cols", "128", "--out"])
+            .arg(&out)
+            .arg(fixture(model)),
         );
         assert_eq!(summary["linears"].as_array().unwrap().len(), linears);
 
@@ -366,6 +383,79 @@ fn every_architecture_travels() {
             divergence > 0.0 && divergence < 0.1,
             "{model}: {divergence}"
         );
+    }
+}
+
+/// Experts of different rates compute the same on a CPU and on a GPU, where no work of theirs falls back.
+#[test]
+fn mixed_experts_run_on_every_device() {
+    let dir = TempDir::new().unwrap();
+    let quantized = |name: &str, arguments: &[&str]| {
+        let out = dir.path().join(name);
+        let mut command = treillage(["quantize", "--bpw", "2.5", "--calib-rows", "4"]);
+        command.args(arguments).args(["--calib-cols", "128"]);
+        command.arg("--calib").arg(fixture("text/calib.txt"));
+        json(
+            command
+                .arg("--out")
+                .arg(&out)
+                .arg(fixture("micro-qwen3_moe")),
+        );
+        let tuples = json(treillage(["inspect"]).arg(&out))["expert_bits"].clone();
+        (out, tuples.as_array().unwrap().len())
+    };
+    // Two layers have at most two tuples, unless each expert has its own.
+    let (_, tuples) = quantized("uniform", &["--uniform-experts"]);
+    assert!(tuples <= 2, "{tuples}");
+    let (mixed, tuples) = quantized("mixed", &[]);
+    assert!(tuples > 2, "{tuples}");
+
+    let dense = dir.path().join("dense");
+    json(
+        treillage(["dequantize", "--dtype", "f32", "--out"])
+            .arg(&dense)
+            .arg(&mixed),
+    );
+    let eval = |device: &str| {
+        let mut command = treillage(["eval", "--windows", "1", "--device", device]);
+        command.arg("--text").arg(fixture("text/eval.txt"));
+        command.arg("--reference").arg(&dense).arg(&mixed);
+        command.env("XDG_CACHE_HOME", dir.path()).output().unwrap()
+    };
+    let cpu = eval("cpu");
+    assert!(cpu.status.success(), "{}", text(&cpu.stderr));
+    let gpu = eval("gpu");
+    let told = text(&gpu.stderr);
+    if !gpu.status.success() && std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none() {
+        assert!(told.contains("no GPU found"), "{told}");
+        eprintln!("skipped: {told}");
+        return;
+    }
+    assert!(gpu.status.success(), "{told}");
+    let mut command = treillage(["eval", "--windows", "1", "--json", "--device", "gpu"]);
+    command.arg("--text").arg(fixture("text/eval.txt"));
+    command.arg("--reference").arg(&dense).arg(&mixed);
+    let report = json(command.env("XDG_CACHE_HOME", dir.path()));
+    let divergence = report["kl_divergence"].as_f64().unwrap();
+    assert!(divergence.abs() < 1e-3, "{divergence}");
+
+    let mut command = treillage([
+        "generate",
+        "--max-tokens",
+        "8",
+        "--stats",
+        "--device",
+        "gpu",
+    ]);
+    command.args(["--prompt", "The Rust"]).arg(&mixed);
+    let output = command.env("XDG_CACHE_HOME", dir.path()).output().unwrap();
+    let told = text(&output.stderr);
+    for name in [
+        "trellis_mixed_bpw_grouping.grouping_cpu_fallback_total",
+        "trellis_moe_dispatch.cpu_router_fallback",
+    ] {
+        let line = told.lines().find(|line| line.starts_with(name)).unwrap();
+        assert!(line.ends_with(" 0"), "{line}");
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Exl3Settings {
     pub calibration_cols: usize,
     /// Whether output channels have scales of their own.
     pub out_scales: OutScales,
+    /// Whether to refuse experts of a layer whose rates differ in a projection: ExLlamaV3 addresses them by one table and
+    /// does not load such files. Treillage does.
+    pub uniform_experts: bool,
     /// Bytes of tensors that one shard holds at most.
     pub max_shard_bytes: u64,
     /// Whatever else the caller's result depends on: a job of another fingerprint is not resumed.
@@ -40,6 +43,7 @@ impl Default for Exl3Settings {
             calibration_rows: 0,
             calibration_cols: 0,
             out_scales: OutScales::default(),
+            uniform_experts: true,
             max_shard_bytes: DEFAULT_SHARD_BYTES,
             fingerprint: Value::Null,
         }
@@ -93,6 +97,7 @@ impl Exl3Writer {
             "codebook": settings.codebook.name(),
             "calibration": [settings.calibration_rows, settings.calibration_cols],
             "out_scales": out_scales_name(settings.out_scales),
+            "uniform_experts": settings.uniform_experts,
             "max_shard_bytes": settings.max_shard_bytes,
             "fingerprint": settings.fingerprint,
         });
@@ -123,7 +128,8 @@ impl Exl3Writer {
     /// Writes the modules of `group`, all or nothing.
     ///
     /// # Errors
-    /// [`WriteError::Codebook`] or [`WriteError::ExpertBits`] if loaders would refuse the result,
+    /// [`WriteError::Codebook`] if loaders would refuse the result, [`WriteError::ExpertBits`] if ExLlamaV3 would and
+    /// [that matters](Exl3Settings::uniform_experts),
     /// [`WriteError::Grouped`], [`crate::TensorError::NotFinite`] or [`WriteError::Overflow`] for values that cannot be
     /// stored, [`WriteError::UnknownGroup`], [`crate::Error::Io`].
     pub fn write_group(&self, group: &str, modules: &[Module<'_>]) -> Result<()> {
@@ -134,7 +140,10 @@ impl Exl3Writer {
             })
         };
         check_codebook(linears(), self.settings.codebook)
-            .and_then(|()| check_expert_bits(linears()))
+            .and_then(|()| match self.settings.uniform_experts {
+                true => check_expert_bits(linears()),
+                false => Ok(()),
+            })
             .map_err(|reason| reason.at(self.job.dir()))?;
         let mut tensors = Vec::new();
         for module in modules {
@@ -225,7 +234,7 @@ fn check_codebook<'a>(
     Ok(())
 }
 
-/// Checks that each projection has one rate among the experts of a layer: loaders address them by one table.
+/// Checks that each projection has one rate among the experts of a layer: ExLlamaV3 addresses them by one table.
 fn check_expert_bits<'a>(
     linears: impl Iterator<Item = (&'a str, &'a PackedLinear)>,
 ) -> Result<(), WriteError> {

@@ -1,5 +1,7 @@
 //! `treillage inspect`
 
+mod experts;
+
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use anyhow::Result;
@@ -8,6 +10,7 @@ use treillage_checkpoint::{Checkpoint, Dtype, Mixer, ModelConfig, StoredLinear};
 use treillage_gptq::{Element, GroupedLinear, Scales};
 use treillage_model::plan::{LinearPlan, ModelPlan, plan};
 
+use self::experts::{Counting, ExpertRates};
 use crate::{
     names, output, runtime,
     table::{Table, bytes, grouped},
@@ -49,6 +52,8 @@ struct Report {
     /// `None` where the embedding serves as head.
     head_bits: Option<usize>,
     linears: Vec<RoleReport>,
+    /// Experts by the bits of their three linears.
+    expert_bits: ExpertRates,
     other_tensors: Kept,
     bytes_on_disk: u64,
     memory: Memory,
@@ -91,8 +96,15 @@ impl Report {
         let config = checkpoint.config();
         let plan = plan(config);
         let stored = |plan| Stored::read(checkpoint, plan);
-        let blocks = plan.blocks.iter().flat_map(|block| &block.linears);
-        let blocks = blocks.map(stored).collect::<Result<Vec<_>>>()?;
+        let mut blocks = Vec::new();
+        let mut experts = Counting::default();
+        for block in &plan.blocks {
+            for linear in &block.linears {
+                let stored = stored(linear)?;
+                experts.add(block.index, linear, stored.bits);
+                blocks.push(stored);
+            }
+        }
         // Without a tensor of its own, a tied head is the embedding.
         let borrowed = plan.tied && !checkpoint.has_linear(&plan.head.prefix);
         let head = (!borrowed).then(|| stored(&plan.head)).transpose()?;
@@ -134,6 +146,7 @@ impl Report {
                 .into_iter()
                 .map(RoleReport::new)
                 .collect(),
+            expert_bits: experts.finish(),
             other_tensors: kept,
             bytes_on_disk: runtime::weight_bytes(&args.dir)?,
             memory: Memory {
@@ -394,6 +407,10 @@ impl fmt::Display for Report {
             bytes(kept.bytes),
         ]);
         writeln!(f, "{table}")?;
+        if !self.expert_bits.is_empty() {
+            let experts = &self.expert_bits;
+            writeln!(f, "experts by bits of gate/up/down: {experts}")?;
+        }
         let memory = &self.memory;
         write!(
             f,

@@ -4,7 +4,9 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use treillage_checkpoint::Export;
 use treillage_gptq::{Format, IntBits, ScaleRule, Solver};
-use treillage_quantize::{GptqOptions, HeadBits, Options, Recipe, RotationRule, TrellisOptions};
+use treillage_quantize::{
+    AllocationRule, GptqOptions, HeadBits, Options, Recipe, RotationRule, TrellisOptions,
+};
 use treillage_trellis::{Codebook, OutScales};
 
 /// How weights are coded, and with what.
@@ -33,6 +35,13 @@ struct TrellisArgs {
     /// Bits per weight, 1 to 8, averaged over the linears of all blocks [default: 3]
     #[arg(long, value_name = "B", allow_negative_numbers = true)]
     bpw: Option<f64>,
+    /// How those bits are spent [default: sensitivity]
+    #[arg(long, value_enum)]
+    allocation: Option<AllocationChoice>,
+    /// One rate for the gates of a layer's experts, one for their ups and one for their downs: ExLlamaV3 loads no other files.
+    /// Without it each expert gets the rates it deserves; with --allocation position or uniform they agree anyway
+    #[arg(long)]
+    uniform_experts: bool,
     /// Bits of the head, 1 to 8, or 16 to keep it as it is [default: 6]
     #[arg(long, value_name = "B")]
     head_bits: Option<u8>,
@@ -78,6 +87,16 @@ enum ScaleChoice {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum AllocationChoice {
+    /// Where errors cost most, as a survey of the model measures it first
+    Sensitivity,
+    /// The whole part for all; what is left for attention first, experts last, the ends of the model before its middle
+    Position,
+    /// The whole part for all
+    Uniform,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum RecipeChoice {
     Treillage,
     Original,
@@ -118,6 +137,13 @@ impl TrellisArgs {
         };
         let trellis = TrellisOptions {
             bits_per_weight: self.bpw.unwrap_or(default.bits_per_weight),
+            allocation: match self.allocation {
+                Some(AllocationChoice::Sensitivity) => AllocationRule::Sensitivity,
+                Some(AllocationChoice::Position) => AllocationRule::Position,
+                Some(AllocationChoice::Uniform) => AllocationRule::Uniform,
+                None => default.allocation,
+            },
+            uniform_experts: self.uniform_experts,
             head_bits: match self.head_bits {
                 Some(bits) => HeadBits::try_from(bits)?,
                 None => default.head_bits,
@@ -140,6 +166,8 @@ impl TrellisArgs {
     fn given(&self) -> Option<&'static str> {
         first([
             (self.bpw.is_some(), "--bpw"),
+            (self.allocation.is_some(), "--allocation"),
+            (self.uniform_experts, "--uniform-experts"),
             (self.head_bits.is_some(), "--head-bits"),
             (self.codebook.is_some(), "--codebook"),
             (self.out_scales.is_some(), "--out-scales"),

@@ -1,4 +1,6 @@
-//! Which rate each group of linears takes when all that is asked for is an average.
+//! Rates by where linears are, whatever they weigh.
+
+use super::{Allocation, AllocationError, budget};
 
 /// Linears that take one rate and move together: the three projections that read a block's input, say, or all
 /// experts of a layer, whose kernels want one rate.
@@ -23,20 +25,6 @@ pub enum Part {
     Experts,
 }
 
-/// Rates for the groups that [`allocate`] was given.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Allocation {
-    /// Bits per weight of each group, in their order.
-    pub bits: Vec<u8>,
-    /// The average over all weights; at most what was asked for.
-    pub average: f64,
-}
-
-/// An average that no allocation can reach.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("{0} bits per weight: the average must lie between 1 and 8")]
-pub struct AverageOutOfRange(pub f64);
-
 /// Spends `average` bits per weight over `groups`.
 ///
 /// Every group starts at the whole part of `average`. What is left is given out one bit at a time, in sweeps over the
@@ -45,7 +33,7 @@ pub struct AverageOutOfRange(pub f64);
 /// when `average` rises.
 ///
 /// # Errors
-/// [`AverageOutOfRange`] unless `1 ≤ average ≤ 8`.
+/// [`AllocationError::Average`] unless `1 ≤ average ≤ 8`.
 ///
 /// ```
 /// use treillage_moe::{Part, RateGroup, allocate};
@@ -55,20 +43,13 @@ pub struct AverageOutOfRange(pub f64);
 /// let allocation = allocate(&[attention, experts], 3.15)?;
 /// assert_eq!(allocation.bits, [4, 3]);
 /// assert_eq!(allocation.average, 3.1);
-/// # Ok::<(), treillage_moe::AverageOutOfRange>(())
+/// # Ok::<(), treillage_moe::AllocationError>(())
 /// ```
-pub fn allocate(groups: &[RateGroup], average: f64) -> Result<Allocation, AverageOutOfRange> {
-    if !(1.0..=8.0).contains(&average) {
-        return Err(AverageOutOfRange(average));
-    }
-    let base = average.floor() as u8;
+pub fn allocate(groups: &[RateGroup], average: f64) -> Result<Allocation, AllocationError> {
     let total: u64 = groups.iter().map(|g| g.weights).sum();
-    if total == 0 {
-        return Ok(Allocation {
-            bits: vec![base; groups.len()],
-            average: f64::from(base),
-        });
-    }
+    let budget = budget(average, total)?;
+    let base = average.floor() as u8;
+    let mut spare = budget.saturating_sub(u64::from(base) * total);
 
     let last = groups.iter().map(|g| g.layer).max().unwrap_or(0);
     let mut order: Vec<usize> = (0..groups.len()).collect();
@@ -78,7 +59,6 @@ pub fn allocate(groups: &[RateGroup], average: f64) -> Result<Allocation, Averag
     });
 
     let mut bits = vec![base; groups.len()];
-    let mut spare = (average * total as f64).floor() as u64 - u64::from(base) * total;
     loop {
         let before = spare;
         for &i in &order {
@@ -91,15 +71,7 @@ pub fn allocate(groups: &[RateGroup], average: f64) -> Result<Allocation, Averag
             break;
         }
     }
-    let spent: u64 = groups
-        .iter()
-        .zip(&bits)
-        .map(|(g, &b)| g.weights * u64::from(b))
-        .sum();
-    Ok(Allocation {
-        bits,
-        average: spent as f64 / total as f64,
-    })
+    Ok(Allocation::new(bits, groups.iter().map(|g| g.weights)))
 }
 
 #[cfg(test)]
