@@ -339,6 +339,17 @@ fn what_loaders_would_refuse_is_not_written() {
         ]),
         "DIR: linear `m.experts.1.up_proj` has 3 bits, the same projection of other experts 2: they must agree"
     );
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mixed = Exl3Settings {
+        uniform_experts: false,
+        ..settings()
+    };
+    let mixed = job::open(elsewhere.path(), mixed).unwrap();
+    let experts = [
+        expert("m.experts.0.up_proj", &two),
+        expert("m.experts.1.up_proj", &three),
+    ];
+    mixed.write_group("head", &experts).unwrap();
     let large = DenseTensor::new("x.weight", [1, 2], vec![1.0, 7e4]).unwrap();
     assert_eq!(
         write(&[Module::Linear {

@@ -7,6 +7,9 @@ use treillage_trellis::Bits;
 
 use crate::{AllocationRule, Error, HeadBits, TrellisOptions, sensitivity::Sensitivities};
 
+/// Part of a weight's average cost that every weight has at least.
+const NEGLIGIBLE: f64 = 1e-6;
+
 /// Bits per weight of every linear that is to be quantized.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Rates {
@@ -48,11 +51,19 @@ impl Rates {
     ) -> Result<Self, Error> {
         let uniform = options.uniform_experts;
         let groups = groups(plan, |linear| Kind::by_loss(linear, uniform));
+        let cost = |group: &Group<'_>| -> f64 {
+            let each = group.linears.iter();
+            each.map(|linear| sensitivities.get(&linear.prefix).unwrap_or(&0.0))
+                .sum()
+        };
+        // Where errors were not seen to cost anything, bits that nobody else wants are welcome.
+        let weights: u64 = groups.iter().map(Group::weights).sum();
+        let whole: f64 = groups.iter().map(cost).sum();
+        let least = (NEGLIGIBLE * whole / weights.max(1) as f64).max(f64::MIN_POSITIVE.sqrt());
         let by_loss: Vec<LossGroup> = groups
             .iter()
             .map(|group| {
-                let each = group.linears.iter().map(|l| sensitivities[&l.prefix]);
-                let sensitivity: f64 = each.sum();
+                let sensitivity = cost(group) + least * group.weights() as f64;
                 let mut losses = [0.0; 8];
                 for (loss, bits) in losses.iter_mut().zip(Bits::all()) {
                     *loss = sensitivity * bits.gaussian_error();
@@ -195,5 +206,83 @@ impl Kind {
             Kind::MlpInput | Kind::MlpOutput => Part::Mlp,
             Kind::Experts | Kind::ExpertRole(_) | Kind::Expert(..) => Part::Experts,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use treillage_backend::LinearShape;
+    use treillage_model::plan::BlockPlan;
+
+    use super::*;
+
+    /// A block of two dense networks' worth of linears and two experts.
+    fn plan() -> ModelPlan {
+        let linear = |prefix: &str, role, expert| LinearPlan {
+            prefix: prefix.to_owned(),
+            shape: LinearShape {
+                in_features: 128,
+                out_features: 128,
+            },
+            role,
+            expert,
+            norm: None,
+        };
+        ModelPlan {
+            blocks: vec![BlockPlan {
+                index: 0,
+                linears: vec![
+                    linear("q", Role::Query, None),
+                    linear("k", Role::Key, None),
+                    linear("a", Role::ExpertUp, Some(0)),
+                    linear("b", Role::ExpertUp, Some(1)),
+                ],
+                kept_linears: Vec::new(),
+                kept: Vec::new(),
+            }],
+            head: linear("head", Role::Head, None),
+            kept: Vec::new(),
+            tied: false,
+            value_dim: None,
+        }
+    }
+
+    fn bits(options: &TrellisOptions, sensitivities: &[(&str, f64)]) -> [usize; 4] {
+        let each = sensitivities.iter().map(|(p, s)| ((*p).to_owned(), *s));
+        let rates = Rates::least_loss(&plan(), options, &each.collect()).unwrap();
+        ["q", "k", "a", "b"].map(|prefix| rates.of(prefix).unwrap().get())
+    }
+
+    #[test]
+    fn linears_move_together_where_they_have_to() {
+        let mut options = TrellisOptions {
+            bits_per_weight: 3.0,
+            ..TrellisOptions::default()
+        };
+        let sensitivities = [("q", 1.0), ("k", 0.0), ("a", 1.0), ("b", 1e-4)];
+        let [q, k, a, b] = bits(&options, &sensitivities);
+        assert_eq!(q, k);
+        assert!(a > b, "{a} and {b}");
+        options.uniform_experts = true;
+        let [_, _, a, b] = bits(&options, &sensitivities);
+        assert_eq!(a, b);
+    }
+
+    #[test]
+    fn the_budget_is_spent_even_on_what_costs_nothing() {
+        let options = TrellisOptions {
+            bits_per_weight: 8.0,
+            ..TrellisOptions::default()
+        };
+        assert_eq!(bits(&options, &[("q", 1.0), ("a", 0.0)]), [8; 4]);
+        assert_eq!(bits(&options, &[]), [8; 4]);
+    }
+
+    #[test]
+    fn errors_lie_between_those_of_whole_rates() {
+        let at = |bits| Bits::new(bits).unwrap().gaussian_error();
+        assert_eq!(error_at(3.0), at(3));
+        assert_eq!(error_at(8.0), at(8));
+        assert!((error_at(2.5) - (at(2) * at(3)).sqrt()).abs() < 1e-9);
     }
 }
