@@ -218,16 +218,17 @@ fn dequantize(quantized: &Path, out: &Path) {
     assert_eq!(inspected["bits_per_weight"], 16.0);
     assert_eq!(inspected["parameters"], 1_117_056);
 
-    // It is the same model, but for the rounding of its weights to 16 bits, which may turn a router's choice or two.
+    // It is the same model, but for the rounding of its weights to 16 bits, which may send one token of thousands to another
+    // expert.
     let compared = json(
-        treillage(["eval", "--windows", "2", "--arithmetic", "exact", "--text"])
+        treillage(["eval", "--windows", "8", "--arithmetic", "exact", "--text"])
             .arg(fixture("text/eval.txt"))
             .arg("--reference")
             .arg(quantized)
             .arg(out),
     );
     let divergence = compared["kl_divergence"].as_f64().unwrap();
-    assert!(divergence.abs() < 3e-4, "{divergence}");
+    assert!(divergence.abs() < 1e-4, "{divergence}");
 }
 
 /// The same journey with codes that other engines load; what commands do alike for both is not looked at twice.
