@@ -51,6 +51,7 @@
 //! |---|---|
 //! | `inference`, `quantization` | the two traits |
 //! | `spec` | sizes of attention and of recurrence, positions |
+//! | `room` | how full a cache is |
 //! | `sampling` | choosing a token |
 //! | `weights` | what weights are loaded from |
 //! | `error` | what can go wrong |
@@ -61,6 +62,7 @@ pub mod conformance;
 mod error;
 mod inference;
 mod quantization;
+mod room;
 mod sampling;
 mod spec;
 mod weights;
@@ -70,6 +72,7 @@ pub use inference::{
     AttentionInputs, DeltaInputs, Inference, LatentInputs, MoeLayer, SharedExpert,
 };
 pub use quantization::{EncodeJob, Quantization, RouteWeighting};
+pub use room::Room;
 pub use sampling::Choice;
 pub use spec::{AttentionSpec, DeltaSpec, DeltaWeights, LatentSpec, MixerSpec, Rope, RopePairing};
 pub use treillage_moe::{GroupLimit, Routing, Scoring};

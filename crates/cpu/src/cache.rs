@@ -16,31 +16,6 @@ enum Kind {
     Delta(DeltaCache),
 }
 
-/// The capacity of a cache and the tokens in it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
-    pub(crate) capacity: usize,
-    pub(crate) len: usize,
-}
-
-impl Room {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, len: 0 }
-    }
-
-    /// Fails unless `tokens` more fit.
-    pub(crate) fn check(self, tokens: usize) -> Result<(), Error> {
-        let needed = self.len + tokens;
-        if needed > self.capacity {
-            return Err(Error::CacheFull {
-                capacity: self.capacity,
-                needed,
-            });
-        }
-        Ok(())
-    }
-}
-
 impl Cache {
     pub(crate) fn new(spec: &MixerSpec, capacity: usize) -> Result<Self, Error> {
         spec.check()?;

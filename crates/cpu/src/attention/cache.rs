@@ -1,12 +1,11 @@
 //! Keys and values of one layer.
 
 use rayon::prelude::*;
-use treillage_backend::{AttentionSpec, Error};
+use treillage_backend::{AttentionSpec, Error, Room};
 use treillage_trellis::lanes::{Isa, LANES};
 
 use super::kernel::Past;
 use super::product::Product;
-use crate::cache::Room;
 
 /// Keys and values of one layer, for one sequence.
 #[derive(Debug)]
@@ -132,7 +131,7 @@ impl KvCache {
 
     /// Forgets all but the first `len` tokens.
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.room.len = self.room.len.min(len);
+        self.room.truncate(len);
         for head in &mut self.heads {
             head.truncate(self.room.len);
         }

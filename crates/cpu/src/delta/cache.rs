@@ -1,8 +1,6 @@
 //! The recurrent state of one layer.
 
-use treillage_backend::{DeltaSpec, Error};
-
-use crate::cache::Room;
+use treillage_backend::{DeltaSpec, Error, Room};
 
 /// The state of one layer, for one sequence.
 #[derive(Debug)]

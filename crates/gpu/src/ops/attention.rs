@@ -1,10 +1,9 @@
 //! Causal grouped-query attention over a cache in f16 or eight bits.
 
 use bytemuck::{Pod, Zeroable};
-use treillage_backend::{AttentionInputs, AttentionSpec, Error};
+use treillage_backend::{AttentionInputs, AttentionSpec, Error, Room};
 
 use super::WORKGROUP;
-use super::cache::Room;
 use super::norm::Norm;
 use super::rope::{RopeTable, RopeTables, pairing};
 use super::rows::resize;

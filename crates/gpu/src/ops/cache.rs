@@ -1,6 +1,6 @@
 //! What one layer keeps of one sequence.
 
-use treillage_backend::{Error, MixerSpec};
+use treillage_backend::{Error, MixerSpec, Room};
 
 use super::attention::KvCache;
 use super::delta::DeltaCache;
@@ -17,36 +17,6 @@ enum Kind {
     Attention(KvCache),
     Latent(LatentCache),
     Delta(DeltaCache),
-}
-
-/// The capacity of a cache and the tokens in it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
-    pub(super) capacity: usize,
-    pub(super) len: usize,
-}
-
-impl Room {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, len: 0 }
-    }
-
-    /// Fails unless `tokens` more fit.
-    pub(super) fn check(self, tokens: usize) -> Result<(), Error> {
-        let needed = self.len + tokens;
-        if needed > self.capacity {
-            return Err(Error::CacheFull {
-                capacity: self.capacity,
-                needed,
-            });
-        }
-        Ok(())
-    }
-
-    /// Forgets all but the first `len` tokens.
-    fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
 }
 
 impl Cache {

@@ -2,10 +2,9 @@
 //! of many tokens at once, and one that goes through them.
 
 use bytemuck::{Pod, Zeroable};
-use treillage_backend::{DeltaInputs, DeltaSpec, DeltaWeights, Error};
+use treillage_backend::{DeltaInputs, DeltaSpec, DeltaWeights, Error, Room};
 
 use super::WORKGROUP;
-use super::cache::Room;
 use crate::{Context, Gpu, Recorder, Slice, Tensor, Work};
 
 /// Columns that a lane of the rule's kernel holds.

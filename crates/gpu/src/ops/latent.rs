@@ -2,10 +2,9 @@
 //! latents' side, and what they find there back, so that the cache is keys and values of all heads at once.
 
 use bytemuck::{Pod, Zeroable};
-use treillage_backend::{Error, LatentInputs, LatentSpec};
+use treillage_backend::{Error, LatentInputs, LatentSpec, Room};
 
 use super::WORKGROUP;
-use super::cache::Room;
 use super::norm::Norm;
 use super::rope::{RopeTable, RopeTables, pairing};
 use crate::{Context, Slice, Tensor, Work};

@@ -1,11 +1,10 @@
 //! Latents of one layer.
 
-use treillage_backend::{Error, LatentSpec};
+use treillage_backend::{Error, LatentSpec, Room};
 use treillage_trellis::lanes::{Isa, LANES};
 
 use super::super::cache::KEYS;
 use super::super::kernel::Past;
-use crate::cache::Room;
 use crate::dots::{FEW_ROWS, dots, many_dots};
 
 /// The latents of one layer, for one sequence, and beside each the part of the keys that rotates: as they are, they are
@@ -34,7 +33,7 @@ impl LatentCache {
 
     /// Forgets all but the first `len` tokens.
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.room.len = self.room.len.min(len);
+        self.room.truncate(len);
     }
 
     /// Fails unless this cache is for `spec` and `tokens` more fit.
