@@ -151,12 +151,7 @@ impl TrellisGemv {
     }
 
     fn fetch(&self, j: usize) -> String {
-        // Word by word, so that a team reads whole lines.
-        let (word, lane) = match j {
-            0 => (self.bits - 1, "before"),
-            _ => (j - 1, "lane"),
-        };
-        format!("n{j} = codes[word + {}u + {lane}];", 32 * word)
+        format!("n{j} = {};", four(self.bits, j))
     }
 
     fn decode(&self) -> String {
@@ -301,6 +296,15 @@ fn state(bits: usize, of: char, e: usize) -> String {
         0 => format!("({word} & 0xFFFFu)"),
         shift => format!("(({word} >> {shift}u) & 0xFFFFu)"),
     }
+}
+
+/// Four `j` of a lane's words of its runs, and four 0 the words before them. They lie word by word, so that a team reads whole lines.
+fn four(bits: usize, j: usize) -> String {
+    let (word, lane) = match j {
+        0 => (bits - 1, "before"),
+        _ => (j - 1, "lane"),
+    };
+    format!("codes[word + {}u + {lane}]", 32 * word)
 }
 
 /// The words across two, one operation for all windows in them, of vectors of `size` runs.

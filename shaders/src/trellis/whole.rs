@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{COMPONENTS, Codebook, state, straddling, unscaled};
+use super::{COMPONENTS, Codebook, four, state, straddling, unscaled};
 use crate::Specialization;
 use crate::linear::{Exchange, Route, bindings, declare, lines, store};
 use crate::matmul::Matmul;
@@ -119,15 +119,8 @@ impl TrellisDecode {
 
 /// Fetches a lane's words of a pair of rows of tiles, and makes those across two.
 fn fetch(bits: usize) -> String {
-    let mut text = String::new();
-    for j in 0..=bits {
-        let (word, lane) = match j {
-            0 => (bits - 1, "before"),
-            _ => (j - 1, "lane"),
-        };
-        let _ = writeln!(text, "let v{j} = codes[word + {}u + {lane}];", 32 * word);
-    }
-    text + &straddling(bits, 4) + "\n"
+    let words = (0..=bits).map(|j| format!("let v{j} = {};\n", four(bits, j)));
+    words.collect::<String>() + &straddling(bits, 4) + "\n"
 }
 
 /// Decodes what run `run` has of its tile's column `half` for inputs `4 q…`, in f32, before the codebook's scale and offset: their
