@@ -17,6 +17,48 @@ use treillage_model::{
 };
 use treillage_quantize::{CalibrationTokens, Options, quantize};
 
+/// Texts and lengths, as programs are asked for them.
+#[derive(clap::Args)]
+pub struct Setting {
+    /// Calibration text
+    #[arg(long, default_value = "fixtures/text/calib.txt")]
+    pub calib: Vec<PathBuf>,
+    /// Evaluation text
+    #[arg(long, default_value = "fixtures/text/eval.txt")]
+    pub text: PathBuf,
+    /// Calibration rows, of all parts together
+    #[arg(long, default_value_t = CalibrationTokens::ROWS)]
+    pub calib_rows: usize,
+    /// Tokens of a calibration row
+    #[arg(long, default_value_t = CalibrationTokens::COLS)]
+    pub calib_cols: usize,
+    /// Evaluation windows; all that the text fills unless given
+    #[arg(long)]
+    pub windows: Option<usize>,
+    /// Tokens of an evaluation window
+    #[arg(long, default_value_t = 512)]
+    pub context: usize,
+}
+
+impl Setting {
+    /// What is evaluated of the text.
+    pub fn windows(&self) -> Windows {
+        Windows {
+            length: self.context,
+            limit: self.windows,
+        }
+    }
+
+    /// The calibration rows, from the beginning of the text.
+    ///
+    /// # Errors
+    /// If it cannot be read or is too short.
+    pub fn calibration(&self, tokenizer: &Tokenizer) -> Result<CalibrationTokens> {
+        let (rows, cols) = (self.calib_rows, self.calib_cols);
+        Ok(CalibrationTokens::read(tokenizer, &self.calib, rows, cols)?)
+    }
+}
+
 /// The model in `dir`.
 fn load(backend: &CpuBackend, dir: &Path) -> Result<Model<CpuBackend>> {
     let checkpoint = Checkpoint::open(dir)?;

@@ -9,10 +9,9 @@ use clap::Parser;
 use serde_json::json;
 use treillage_benches::{
     artifact::Artifact,
-    trials::{Trials, mean},
+    trials::{Setting, Trials, mean},
 };
-use treillage_model::evaluate::Windows;
-use treillage_quantize::{AllocationRule, CalibrationTokens, Options, TrellisOptions};
+use treillage_quantize::{AllocationRule, Options, TrellisOptions};
 
 /// Quantizes models with their bits spent in several ways and compares each result with the original
 #[derive(Parser)]
@@ -27,27 +26,11 @@ struct Args {
     /// Average bits per weight
     #[arg(long, value_delimiter = ',', default_value = "2.5,3")]
     bpw: Vec<f64>,
-    /// Calibration text
-    #[arg(long, default_value = "fixtures/text/calib.txt")]
-    calib: Vec<PathBuf>,
-    /// Evaluation text
-    #[arg(long, default_value = "fixtures/text/eval.txt")]
-    text: PathBuf,
     /// Seeds to average over
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// Calibration rows
-    #[arg(long, default_value_t = CalibrationTokens::ROWS)]
-    calib_rows: usize,
-    /// Tokens of a calibration row
-    #[arg(long, default_value_t = CalibrationTokens::COLS)]
-    calib_cols: usize,
-    /// Evaluation windows; all that the text fills unless given
-    #[arg(long)]
-    windows: Option<usize>,
-    /// Tokens of an evaluation window
-    #[arg(long, default_value_t = 512)]
-    context: usize,
+    #[command(flatten)]
+    setting: Setting,
     /// Where the artifact goes
     #[arg(long)]
     out: Option<PathBuf>,
@@ -70,16 +53,13 @@ fn main() -> Result<()> {
         "allocation",
         json!({
             "models": args.models,
-            "calibration": [args.calib_rows, args.calib_cols],
+            "calibration": [args.setting.calib_rows, args.setting.calib_cols],
             "seeds": args.seeds,
-            "context": args.context,
-            "windows": args.windows,
+            "context": args.setting.context,
+            "windows": args.setting.windows,
         }),
     );
-    let windows = Windows {
-        length: args.context,
-        limit: args.windows,
-    };
+    let windows = args.setting.windows();
     // By strategy, of all models and averages.
     let mut ratios = [const { Vec::new() }; STRATEGIES.len()];
     println!(
@@ -87,9 +67,8 @@ fn main() -> Result<()> {
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for model in &args.models {
-        let trials = Trials::new(model, &args.text, windows)?;
-        let (rows, cols) = (args.calib_rows, args.calib_cols);
-        let calibration = CalibrationTokens::read(&trials.tokenizer, &args.calib, rows, cols)?;
+        let trials = Trials::new(model, &args.setting.text, windows)?;
+        let calibration = args.setting.calibration(&trials.tokenizer)?;
         let name = model.file_name().unwrap_or_default().to_string_lossy();
         for &bits_per_weight in &args.bpw {
             let mut by_position = None;

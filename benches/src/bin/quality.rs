@@ -11,10 +11,10 @@ use clap::Parser;
 use serde_json::json;
 use treillage_benches::{
     artifact::Artifact,
-    trials::{Found, Trials},
+    trials::{Found, Setting, Trials},
 };
 use treillage_gptq::{Format, Rotation, Solver};
-use treillage_model::{evaluate::Windows, text::Tokenizer};
+use treillage_model::text::Tokenizer;
 use treillage_quantize::{
     AllocationRule, CalibrationTokens, GptqOptions, HeadBits, Options, Recipe, RotationRule,
     TrellisOptions,
@@ -29,12 +29,6 @@ struct Args {
     /// The checkpoint to quantize
     #[arg(long, default_value = "fixtures/micro-qwen3_moe")]
     model: PathBuf,
-    /// Calibration text
-    #[arg(long, default_value = "fixtures/text/calib.txt")]
-    calib: Vec<PathBuf>,
-    /// Evaluation text
-    #[arg(long, default_value = "fixtures/text/eval.txt")]
-    text: PathBuf,
     /// Trellis: bits per weight
     #[arg(long, value_delimiter = ',', default_value = "4,3,2")]
     bpw: Vec<f64>,
@@ -54,18 +48,8 @@ struct Args {
     /// Seeds, or parts of the calibration text, to average over
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// Calibration rows, of all parts together
-    #[arg(long, default_value_t = CalibrationTokens::ROWS)]
-    calib_rows: usize,
-    /// Tokens of a calibration row
-    #[arg(long, default_value_t = CalibrationTokens::COLS)]
-    calib_cols: usize,
-    /// Evaluation windows; all that the text fills unless given
-    #[arg(long)]
-    windows: Option<usize>,
-    /// Tokens of an evaluation window
-    #[arg(long, default_value_t = 512)]
-    context: usize,
+    #[command(flatten)]
+    setting: Setting,
     /// Where the artifact goes
     #[arg(long)]
     out: Option<PathBuf>,
@@ -79,20 +63,17 @@ enum MethodName {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let windows = Windows {
-        length: args.context,
-        limit: args.windows,
-    };
-    let trials = Trials::new(&args.model, &args.text, windows)?;
+    let windows = args.setting.windows();
+    let trials = Trials::new(&args.model, &args.setting.text, windows)?;
     let mut artifact = Artifact::new(
         "quality",
         json!({
             "model": args.model,
-            "calibration": [args.calib_rows, args.calib_cols],
+            "calibration": [args.setting.calib_rows, args.setting.calib_cols],
             "head_bits": args.head_bits,
             "seeds": args.seeds,
-            "context": args.context,
-            "windows": args.windows,
+            "context": args.setting.context,
+            "windows": args.setting.windows,
         }),
     );
     match args.method {
@@ -143,8 +124,7 @@ fn trellis(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
     let recipes = args.recipes.iter();
     let recipes = recipes.map(|name| Ok((name.as_str(), parse_recipe(name)?)));
     let recipes = recipes.collect::<Result<Vec<_>>>()?;
-    let (rows, cols) = (args.calib_rows, args.calib_cols);
-    let calibration = CalibrationTokens::read(&trials.tokenizer, &args.calib, rows, cols)?;
+    let calibration = args.setting.calibration(&trials.tokenizer)?;
     println!("| bpw | recipe | KL divergence, nats/token | perplexity | same top token | s |");
     println!("|---|---|---|---|---|---|");
     for &bits_per_weight in &args.bpw {
@@ -211,17 +191,21 @@ fn mr_gptq(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
 /// Disjoint parts of the calibration text, each with its share of the rows.
 fn parts(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<CalibrationTokens>> {
     let mut ids = Vec::new();
-    for path in &args.calib {
+    for path in &args.setting.calib {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         ids.extend(tokenizer.encode(&text)?);
     }
     let parts = args.seeds as usize;
     let part = |n: usize| n * ids.len() / parts;
-    let rows = args.calib_rows.div_ceil(parts);
+    let rows = args.setting.calib_rows.div_ceil(parts);
     (0..parts)
         .map(|n| {
             let ids = &ids[part(n)..part(n + 1)];
-            Ok(CalibrationTokens::spread(ids, rows, args.calib_cols)?)
+            Ok(CalibrationTokens::spread(
+                ids,
+                rows,
+                args.setting.calib_cols,
+            )?)
         })
         .collect()
 }
