@@ -25,6 +25,8 @@ pub enum Codebook {
 pub enum Activations {
     /// f32.
     Exact,
+    /// Halves, two products to an operation, relative to the largest of their Hadamard block.
+    Half,
     /// Sign and eight bits with a step per Hadamard block; MUL1 and one row alone.
     Sign,
 }
@@ -79,12 +81,14 @@ impl TrellisGemv {
             ..
         } = *self;
         let blocks = teams / parts;
-        let (activations, zero) = match self.activations {
-            Activations::Exact => ("exact", "vec4<f32>()"),
-            Activations::Sign => ("sign", "vec4<u32>()"),
+        let activations = match self.activations {
+            Activations::Exact => "exact",
+            Activations::Half => "half",
+            Activations::Sign => "sign",
         };
         let (scale, offset) = self.codebook.affine();
         let jobs = (rows * blocks).next_multiple_of(teams);
+        let per_job = |line: &dyn Fn(usize) -> String| lines((0..jobs / teams).map(line));
         let per_row = |line: &dyn Fn(usize) -> String| lines((0..rows).map(line));
         Specialization::new([
             ("ACTIVATIONS", activations.to_owned()),
@@ -98,6 +102,18 @@ impl TrellisGemv {
             ("ROWS", rows.to_string()),
             ("SLOTS", (rows * blocks).to_string()),
             ("JOBS", jobs.to_string()),
+            (
+                "ASK_FIRST",
+                per_job(&|i| format!("var job{i} = {};", self.job(i, "first"))),
+            ),
+            (
+                "PREPARE",
+                per_job(&|i| format!("prepare_job({}, job{i}, at);", self.number(i))),
+            ),
+            (
+                "ASK_NEXT",
+                per_job(&|i| format!("job{i} = {};", self.job(i, "base + BLOCKS"))),
+            ),
             ("SUM_ROWS", self.sum_rows().to_string()),
             ("PAIR_FOURS", (32 * bits).to_string()),
             ("BINDINGS", self.bindings()),
@@ -114,13 +130,14 @@ impl TrellisGemv {
             ),
             ("FETCH_AHEAD", self.each_four(|j| self.fetch(j))),
             ("TAKE", self.each_four(|j| format!("let v{j} = n{j};"))),
-            ("ZERO", per_row(&|r| format!("var acc{r} = {zero};"))),
+            ("ZERO", per_row(&|r| self.zero(r))),
             ("DECODE", self.decode()),
             (
                 "FLUSH",
                 per_row(&|r| {
                     format!(
-                        "total{r} += scaled(acc{r}, scales[{}u + team / PARTS], part == 0u);",
+                        "total{r} += scaled({}, scales[{}u + team / PARTS], part == 0u);",
+                        self.sums(r),
                         r * blocks
                     )
                 }),
@@ -154,6 +171,38 @@ impl TrellisGemv {
         format!("n{j} = {};", four(self.bits, j))
     }
 
+    /// The number of a team's job `i`.
+    fn number(&self, i: usize) -> String {
+        format!("team + {}u", i * self.teams)
+    }
+
+    /// A team's job `i` of those that begin at block `base`.
+    fn job(&self, i: usize, base: &str) -> String {
+        format!("job_of(place, {}, {base}, end, suh, lane)", self.number(i))
+    }
+
+    /// Declares what row `r` adds up in.
+    fn zero(&self, r: usize) -> String {
+        match self.activations {
+            Activations::Exact => format!("var acc{r} = vec4<f32>();"),
+            Activations::Half => {
+                lines(COMPONENTS.map(|c| format!("var acc{r}_{c} = vec2<f16>();")))
+            }
+            Activations::Sign => format!("var acc{r} = vec4<u32>();"),
+        }
+    }
+
+    /// What row `r` added up, four columns.
+    fn sums(&self, r: usize) -> String {
+        match self.activations {
+            Activations::Half => {
+                let both = COMPONENTS.map(|c| format!("f32(acc{r}_{c}.x) + f32(acc{r}_{c}.y)"));
+                format!("vec4<f32>({})", both.join(", "))
+            }
+            _ => format!("acc{r}"),
+        }
+    }
+
     fn decode(&self) -> String {
         let blocks = self.teams / self.parts;
         let mut text = straddling(self.bits, 4);
@@ -170,16 +219,35 @@ impl TrellisGemv {
                     }
                 }
                 // Steps 8 q… of a run: two pairs of rows, of one column and of the one eight further on.
+                let state = |place: usize, column: usize| {
+                    let (c, half) = (column / 2, column % 2);
+                    state(
+                        self.bits,
+                        COMPONENTS[2 * tile + c],
+                        8 * q + 4 * half + place,
+                    )
+                };
+                if self.activations == Activations::Half {
+                    for (pair, inputs) in ["xy", "zw"].iter().enumerate() {
+                        for (column, to) in COMPONENTS.iter().enumerate() {
+                            let states = [0, 1].map(|i| state(2 * pair + i, column));
+                            let name = format!("w{at}_{pair}_{column}");
+                            text.push_str(&halves(self.codebook, &states, &name));
+                            for r in 0..self.rows {
+                                let acc = format!("acc{r}_{to}");
+                                let _ = writeln!(
+                                    text,
+                                    "{acc} = fma({name}, a{r}_{at}.{inputs}, {acc});"
+                                );
+                            }
+                        }
+                    }
+                    continue;
+                }
                 for (place, from) in COMPONENTS.iter().enumerate() {
                     for (column, to) in COMPONENTS.iter().enumerate() {
-                        let (c, half) = (column / 2, column % 2);
-                        let state = state(
-                            self.bits,
-                            COMPONENTS[2 * tile + c],
-                            8 * q + 4 * half + place,
-                        );
                         let name = format!("w{at}_{place}_{column}");
-                        self.weight(&mut text, &state, &name, at, *from, *to);
+                        self.weight(&mut text, &state(place, column), &name, at, *from, *to);
                     }
                 }
             }
@@ -195,7 +263,7 @@ impl TrellisGemv {
                 let _ = writeln!(text, "acc0.{to} += dot4U8Packed({product}, a0_{q}.{from});");
                 return;
             }
-            Activations::Exact => text.push_str(&unscaled(self.codebook, state, name)),
+            _ => text.push_str(&unscaled(self.codebook, state, name)),
         }
         for r in 0..self.rows {
             let _ = writeln!(
@@ -335,6 +403,33 @@ let {name} = h{name}.x + h{name}.y;
         ),
         Codebook::Mcg => halves(format!("{state} * 0xCBAC1FEDu")),
         Codebook::ThreeInst => halves(format!("{state} * 89226354u + 64248484u")),
+    }
+}
+
+/// Declares `name`, the weights of two `states` as halves: what [`unscaled`] makes of each.
+fn halves(codebook: Codebook, states: &[String; 2], name: &str) -> String {
+    let words = |product: &dyn Fn(&String) -> String| {
+        let [a, b] = states.each_ref().map(product);
+        format!(
+            "let a{name} = (({a}) & 0x8FFF8FFFu) ^ 0x3B603B60u;
+let b{name} = (({b}) & 0x8FFF8FFFu) ^ 0x3B603B60u;
+let {name} = two_halves((a{name} & 0xFFFFu) | (b{name} << 16u))
+    + two_halves((a{name} >> 16u) | (b{name} & 0xFFFF0000u));
+"
+        )
+    };
+    match codebook {
+        // Added to the bits of 1024, the sum is added to its value; 510 is the middle.
+        Codebook::Mul1 => {
+            let [a, b] = states
+                .each_ref()
+                .map(|state| format!("dot4U8Packed({state} * 0x83DCD12Du, 0x01010101u)"));
+            format!(
+                "let {name} = two_halves(({a} | ({b} << 16u)) + 0x64006400u) - vec2<f16>(1534.0h);\n"
+            )
+        }
+        Codebook::Mcg => words(&|state| format!("{state} * 0xCBAC1FEDu")),
+        Codebook::ThreeInst => words(&|state| format!("{state} * 89226354u + 64248484u")),
     }
 }
 

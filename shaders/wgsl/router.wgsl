@@ -6,12 +6,13 @@
 //            beyond `width` zero; 3 extra: a row as the router's, that of a shared expert's gate, if GATED; f32 [experts], of
 //            common/choose, if CORRECTED; otherwise anything; 4 normed: f32 [rows, width]; 5 choices: u32 [rows, top_k], the experts,
 //            from word `weights_at` on f32 [rows, top_k], their weights, if GATED behind them f32 [rows], the gate's logits, and
-//            from word `logits_at` on f32 [rows, experts]; 6 flags: u32, of common/guard; 7 counters: u32 [rows], zeros
+//            from word `logits_at` on f32 [rows, experts]; 6 flags: u32, of common/guard; 7 counters: u32 [rows], zeros. If SHARED
+//            each row has a choice more, of number `experts`, whose weight is the sigmoid of its gate's logit if GATED, else 1
 // grid       x: ceil(experts / PER_GROUP), of one expert more if GATED; y: rows
 // scalars    experts ≤ MAX_EXPERTS, 1 ≤ top_k ≤ experts; normalize ≠ 0 divides by the sum over the chosen; kept, scale: of
 //            common/choose
-// constants  PER_GROUP: experts of a workgroup, 1 to 3; FORMAT: f32 | f16 | bf16; GATED: true | false, not with CORRECTED; WG,
-//            MAX_EXPERTS, SIGMOID, CORRECTED, GROUPS, REDUCE: of common/choose
+// constants  PER_GROUP: experts of a workgroup, 1 to 3; FORMAT: f32 | f16 | bf16; GATED: true | false, not with CORRECTED; SHARED:
+//            true | false; WG, MAX_EXPERTS, SIGMOID, CORRECTED, GROUPS, REDUCE: of common/choose
 
 //!use common/choose
 //!use common/dense_{{FORMAT}}
@@ -57,8 +58,18 @@ fn correction_of(expert: u32) -> f32 {
     return bitcast<f32>(extra[expert]);
 }
 
+// Where a row's choices begin.
+fn choices_of(row: u32) -> u32 {
+    return row * (p.top_k + select(0u, 1u, {{SHARED}}));
+}
+
+// Where the logit of a row's gate is: for a choice, where its weight will be.
+fn gate_of(row: u32, rows: u32) -> u32 {
+    return p.weights_at + select(rows * p.top_k + row, choices_of(row) + p.top_k, {{SHARED}});
+}
+
 fn choose(row: u32, slot: u32, expert: u32, weight: f32) {
-    let at = row * p.top_k + slot;
+    let at = choices_of(row) + slot;
     atomicStore(&choices[at], expert);
     atomicStore(&choices[p.weights_at + at], bitcast<u32>(weight));
 }
@@ -115,8 +126,7 @@ fn main(
                 let at = p.logits_at + row * p.experts + first + i;
                 atomicStore(&choices[at], bitcast<u32>(logit));
             } else if first + i == last {
-                let at = p.weights_at + groups.y * p.top_k + row;
-                atomicStore(&choices[at], bitcast<u32>(logit));
+                atomicStore(&choices[gate_of(row, groups.y)], bitcast<u32>(logit));
             }
         }
     }
@@ -133,4 +143,11 @@ fn main(
         atomicStore(&counters[row], 0u);
     }
     choose_experts(row, l);
+    if {{SHARED}} && l.lane == 0u {
+        var weight = 1.0;
+        if {{GATED}} {
+            weight = 1.0 / (1.0 + exp(-bitcast<f32>(atomicLoad(&choices[gate_of(row, groups.y)]))));
+        }
+        choose(row, p.top_k, p.experts, weight);
+    }
 }

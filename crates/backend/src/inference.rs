@@ -65,6 +65,29 @@ pub trait Inference: Send + Sync {
         hidden_to_intermediate: LinearShape,
     ) -> Result<Self::Experts, Error>;
 
+    /// Loads a layer's experts and the one of size `shared_shape` that sees every token, for a backend that is faster with both in
+    /// one place: [`Inference::moe`] is given them together. Otherwise what [`Inference::load_experts`] and
+    /// [`Inference::load_linear`] do.
+    fn load_experts_and_shared(
+        &self,
+        experts: Vec<SwiGlu<LinearWeights>>,
+        hidden_to_intermediate: LinearShape,
+        shared: SwiGlu<LinearWeights>,
+        shared_shape: LinearShape,
+    ) -> Result<(Self::Experts, SwiGlu<Self::Linear>), Error> {
+        let back = LinearShape {
+            in_features: shared_shape.out_features,
+            out_features: shared_shape.in_features,
+        };
+        let experts = self.load_experts(experts, hidden_to_intermediate)?;
+        let shared = SwiGlu {
+            gate: self.load_linear(shared.gate, shared_shape)?,
+            up: self.load_linear(shared.up, shared_shape)?,
+            down: self.load_linear(shared.down, back)?,
+        };
+        Ok((experts, shared))
+    }
+
     /// Loads the expansion of latents, a linear of the size [`LatentSpec::expansion`]. In which form it is kept is the
     /// backend's business: attention multiplies by it and by its transpose.
     fn load_expansion(

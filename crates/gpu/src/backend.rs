@@ -164,6 +164,17 @@ impl Inference for GpuBackend {
         Experts::new(&self.context, experts, hidden_to_intermediate)
     }
 
+    fn load_experts_and_shared(
+        &self,
+        experts: Vec<SwiGlu<LinearWeights>>,
+        hidden_to_intermediate: LinearShape,
+        shared: SwiGlu<LinearWeights>,
+        shared_shape: LinearShape,
+    ) -> Result<(Experts, SwiGlu<Linear>), Error> {
+        let shapes = (hidden_to_intermediate, shared_shape);
+        Experts::with_shared(&self.context, experts, shared, shapes)
+    }
+
     fn load_expansion(
         &self,
         weights: LinearWeights,

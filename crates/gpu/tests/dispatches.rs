@@ -77,7 +77,10 @@ struct Routed {
 enum Kind {
     Dense,
     Routed,
+    /// With an expert that sees every token, loaded by itself.
     Shared,
+    /// With one that was loaded with the others.
+    Stacked,
 }
 
 /// A block whose linears are packed.
@@ -100,13 +103,10 @@ impl Block {
             let weights = LinearWeights::Dense { weight, bias: None };
             gpu.load_linear(weights, shape).unwrap()
         };
-        let experts = || {
-            let expert = SwiGlu {
-                gate: packed(wide),
-                up: packed(wide),
-                down: packed(narrow),
-            };
-            gpu.load_experts(vec![expert; EXPERTS], wide).unwrap()
+        let expert = SwiGlu {
+            gate: packed(wide),
+            up: packed(wide),
+            down: packed(narrow),
         };
         let network = || SwiGlu {
             gate: linear(wide),
@@ -117,9 +117,19 @@ impl Block {
             Kind::Dense => Network::Dense(Box::new(network())),
             Kind::Routed | Kind::Shared => Network::Routed(Box::new(Routed {
                 router: dense(EXPERTS),
-                experts: experts(),
+                experts: gpu.load_experts(vec![expert; EXPERTS], wide).unwrap(),
                 shared: matches!(kind, Kind::Shared).then(|| (network(), dense(1))),
             })),
+            Kind::Stacked => {
+                let experts = vec![expert.clone(); EXPERTS];
+                let loaded = gpu.load_experts_and_shared(experts, wide, expert, wide);
+                let (experts, shared) = loaded.unwrap();
+                Network::Routed(Box::new(Routed {
+                    router: dense(EXPERTS),
+                    experts,
+                    shared: Some((shared, dense(1))),
+                }))
+            }
         };
         Self {
             norm: gpu.load_norm(vec![1.0; HIDDEN], 1e-6).unwrap(),
@@ -198,7 +208,7 @@ fn a_token_takes_seven_kernels_a_block() {
     let gpu = GpuBackend::on(&device).unwrap();
     let size = shape(HIDDEN, INNER);
     let head = gpu.load_linear(packed(size), size).unwrap();
-    for kind in [Kind::Routed, Kind::Dense] {
+    for kind in [Kind::Routed, Kind::Stacked, Kind::Dense] {
         let block = Block::load(&gpu, kind);
         // The norm before the head, and the head.
         assert_eq!(count(&gpu, &block, &head, 1, 0), 7 + 2);
@@ -207,7 +217,7 @@ fn a_token_takes_seven_kernels_a_block() {
         // One more adds up the parts of a long context.
         assert_eq!(count(&gpu, &block, &head, 1, 1024), 8 + 2);
     }
-    // Gate and up, and down, of an expert of all tokens.
+    // Gate and up, and down, of an expert of all tokens that is not with the others.
     let block = Block::load(&gpu, Kind::Shared);
     assert_eq!(count(&gpu, &block, &head, 3, 0), 3 * 9 + 2);
 }

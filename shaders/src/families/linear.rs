@@ -16,6 +16,7 @@ pub(crate) const FAMILY: Family = Family {
     sources: &[
         source!("linear/activation"),
         source!("linear/activations_exact"),
+        source!("linear/activations_half"),
         source!("linear/activations_sign"),
         source!("linear/arrange"),
         source!("linear/exchange_shuffle"),
@@ -137,11 +138,13 @@ fn trellis_gemv() -> Vec<Specialization> {
         kernels.push(TrellisGemv { bits, ..plain });
     }
     for codebook in [Codebook::ThreeInst, Codebook::Mcg, Codebook::Mul1] {
-        kernels.push(TrellisGemv {
-            codebook,
-            activations: Activations::Exact,
-            ..plain
-        });
+        for activations in [Activations::Exact, Activations::Half] {
+            kernels.push(TrellisGemv {
+                codebook,
+                activations,
+                ..plain
+            });
+        }
     }
     for (rows, teams, parts) in [(2, 8, 1), (4, 8, 2), (8, 4, 2), (16, 8, 4)] {
         let rows = TrellisGemv {
@@ -150,11 +153,13 @@ fn trellis_gemv() -> Vec<Specialization> {
             parts,
             ..plain
         };
-        kernels.push(TrellisGemv {
-            activations: Activations::Exact,
-            route: Route::Grouped,
-            ..rows
-        });
+        for activations in [Activations::Exact, Activations::Half] {
+            kernels.push(TrellisGemv {
+                activations,
+                route: Route::Grouped,
+                ..rows
+            });
+        }
     }
     kernels.iter().map(TrellisGemv::specialization).collect()
 }

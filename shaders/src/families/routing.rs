@@ -44,21 +44,23 @@ fn scored(
 }
 
 fn router() -> Vec<Specialization> {
-    let with = |format, reduce, gated, scores| {
+    let with = |format, reduce, gated, scores, shared| {
         let sizes = Specialization::new([("WG", 128), ("PER_GROUP", 2), ("MAX_EXPERTS", 512)])
             .with("FORMAT", format)
             .with("REDUCE", reduce)
-            .with("GATED", gated);
+            .with("GATED", gated)
+            .with("SHARED", shared);
         scored(sizes, scores)
     };
     let mut all = Vec::new();
     for format in DENSE {
         for (reduce, gated) in REDUCE.into_iter().zip([false, true]) {
-            all.push(with(format, reduce, gated, SCORES[0]));
+            all.push(with(format, reduce, gated, SCORES[0], false));
         }
     }
-    all.push(with(DENSE[0], REDUCE[0], true, SCORES[0]));
-    all.push(with(DENSE[2], REDUCE[1], false, SCORES[1]));
+    all.push(with(DENSE[0], REDUCE[0], true, SCORES[0], true));
+    all.push(with(DENSE[2], REDUCE[1], false, SCORES[1], false));
+    all.push(with(DENSE[2], REDUCE[0], false, SCORES[1], true));
     all
 }
 

@@ -11,6 +11,7 @@ fn router_norms_multiplies_and_chooses() {
     for specialization in specializations(device, "router") {
         let format = text(&specialization, "FORMAT");
         let gated = text(&specialization, "GATED") == "true";
+        let shared = text(&specialization, "SHARED") == "true";
         let rules = Rules::of(&specialization);
         let per_word = if format == "f32" { 1 } else { 2 };
         for (rows, width, experts, top_k, normalize) in [
@@ -29,8 +30,9 @@ fn router_norms_multiplies_and_chooses() {
             let (mut router, weights) = stored(format, &values);
             let gate = router.split_off(router.len() / (experts + 1) * experts);
             let correction = random.values(experts);
-            let weights_at = (rows * top_k).next_multiple_of(64);
-            let logits_at = weights_at + (rows * top_k + rows).next_multiple_of(64);
+            let per_row = top_k + usize::from(shared);
+            let weights_at = (rows * per_row).next_multiple_of(64);
+            let logits_at = weights_at + (rows * per_row + rows).next_multiple_of(64);
             let rules = Rules { normalize, ..rules };
             let params = Params::default()
                 .u(width)
@@ -80,15 +82,23 @@ fn router_norms_multiplies_and_chooses() {
             assert_close("logits", logits, &expected, 3e-6);
             // Chosen by the logits that it has itself: near ties are not this test's matter.
             let mut chosen = (Vec::new(), Vec::new());
-            for row in logits.chunks_exact(experts) {
-                let (experts, weights) = rules.route(row, &correction, top_k);
-                chosen.0.extend(experts);
+            for (row, gate) in logits.chunks_exact(experts).zip(&gates) {
+                let (routed, weights) = rules.route(row, &correction, top_k);
+                chosen.0.extend(routed);
                 chosen.1.extend(weights);
+                if shared {
+                    chosen.0.push(experts as u32);
+                    chosen.1.push(if gated {
+                        1.0 / (1.0 + (-gate).exp())
+                    } else {
+                        1.0
+                    });
+                }
             }
-            assert_eq!(results.of::<u32>(5)[..rows * top_k], chosen.0);
-            let (found, behind) = found[weights_at..].split_at(rows * top_k);
+            assert_eq!(results.of::<u32>(5)[..rows * per_row], chosen.0);
+            let (found, behind) = found[weights_at..].split_at(rows * per_row);
             assert_close("weights", found, &chosen.1, 3e-6);
-            if gated {
+            if gated && !shared {
                 assert_close("gates", &behind[..rows], &gates, 3e-6);
             }
             assert_eq!(results.of::<u32>(6), [0; 5], "flags");

@@ -6,14 +6,27 @@ fn halves(first: u32, second: u32) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(weights[first]), unpack2x16float(weights[second]));
 }
 
-// Values `channel`, `channel + 1`, `channel + 8` and `channel + 9` of a row of the input, zero beyond its width.
-fn activation(row: u32, channel: u32) -> vec4<f32> {
+// What four values of the input are made of, as it was read.
+struct Asked {
+    v: vec4<f32>,
+    up: vec4<f32>,
+}
+
+// Asks for values `channel`, `channel + 1`, `channel + 8` and `channel + 9` of a row of the input, zero beyond its width.
+fn ask(row: u32, channel: u32) -> Asked {
     let start = row * p.width + channel;
-    let v = values(start, channel);
-    if p.up == 0u {
-        return v;
+    var asked = Asked(values(start, channel), vec4<f32>());
+    if p.up != 0u {
+        asked.up = values(start + p.up, channel);
     }
-    return silu(v) * values(start + p.up, channel);
+    return asked;
+}
+
+fn activation(asked: Asked) -> vec4<f32> {
+    if p.up == 0u {
+        return asked.v;
+    }
+    return silu(asked.v) * asked.up;
 }
 
 fn values(start: u32, channel: u32) -> vec4<f32> {

@@ -10,19 +10,12 @@ alias Sums = vec4<f32>;
 // What the codebook's offset adds to every output.
 alias Scales = f32;
 
-fn prepare(slot: u32, v: vec4<f32>, at: u32) -> Scales {
-    let lane = at & 31u;
+// `sum`, of all of the block, is of the first lane, and so is what it gives.
+fn prepare(slot: u32, v: vec4<f32>, sum: f32, at: u32) -> Scales {
     if slot < {{SLOTS}}u {
-        activations[32u * slot + lane] = v;
+        activations[32u * slot + (at & 31u)] = v;
     }
-    if {{OFFSET}} == 0.0 {
-        return 0.0;
-    }
-    var sum = v;
-    for (var mask = 1u; mask < 32u; mask = mask << 1u) {
-        sum += exchange(sum, at, mask);
-    }
-    return {{OFFSET}} * (sum.x + sum.y + sum.z + sum.w);
+    return {{OFFSET}} * sum;
 }
 
 // What sums of a block's products are worth; its constants go to one of those who share it.

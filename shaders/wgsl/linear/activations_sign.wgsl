@@ -23,7 +23,8 @@ struct Scales {
     sum: f32,
 }
 
-fn prepare(slot: u32, v: vec4<f32>, at: u32) -> Scales {
+// What they add up to once they are rounded is counted, and not what it was.
+fn prepare(slot: u32, v: vec4<f32>, unrounded: f32, at: u32) -> Scales {
     let lane = at & 31u;
     let magnitudes = abs(v);
     // Magnitudes order as their bits do; what is not a number comes last, and stays none.

@@ -5,6 +5,8 @@
 //!use linear/exchange_{{EXCHANGE}}
 
 const HADAMARD = 0.08838834764831845;
+// What all of a rotated block add up to, for each unit of its first value.
+const SUM = 11.313708498984761;
 
 // The block times the Hadamard matrix, which is its own inverse. Which value of a lane, and which lane, are bits of a value's index,
 // in any order: the transform does not mind.

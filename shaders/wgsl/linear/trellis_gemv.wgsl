@@ -38,6 +38,36 @@ var<workgroup> sums: array<vec4<f32>, {{SUM_ROWS}} * {{LANES}}>;
 
 {{GATHER}}
 
+// A lane's part of a row and block of the input, and the scales of these channels.
+struct Job {
+    asked: Asked,
+    scale: vec4<f32>,
+}
+
+// Job `number` of those that begin at block `base`: zeros if there is no such row or block.
+fn job_of(place: Place, number: u32, base: u32, end: u32, suh: u32, lane: u32) -> Job {
+    let row = number / BLOCKS;
+    let block = base + number % BLOCKS;
+    // Inputs of one tile that meet the same eight steps of walks.
+    let channel = 128u * block + 16u * (lane >> 2u) + 2u * (lane & 3u);
+    var job: Job;
+    if row < ROWS && block < end && place.row + row < place.end {
+        job.asked = ask(place.x_row + row, channel);
+        let scale = suh + channel / 2u;
+        job.scale = halves(scale, scale + 4u);
+    }
+    return job;
+}
+
+fn prepare_job(number: u32, job: Job, at: u32) {
+    let v = activation(job.asked) * job.scale;
+    // Rotated, they add up to the first one.
+    let scale = prepare(number, rotate(v, at), v.x * SUM, at);
+    if (at & 31u) == 0u {
+        scales[number] = scale;
+    }
+}
+
 @compute @workgroup_size({{LANES}})
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -63,6 +93,7 @@ fn main(
     let ends = ends_of(place, lane);
 
     {{TOTALS}}
+    {{ASK_FIRST}}
     for (var base = first; base < end; base += BLOCKS) {
         let mine = base + team / PARTS;
         let live = mine < end;
@@ -76,22 +107,10 @@ fn main(
             // Everyone is done with the last activations.
             workgroupBarrier();
         }
-        for (var job = team; job < {{JOBS}}u; job += TEAMS) {
-            let row = job / BLOCKS;
-            let block = base + job % BLOCKS;
-            // Inputs of one tile that meet the same eight steps of walks.
-            let channel = 128u * block + 16u * (lane >> 2u) + 2u * (lane & 3u);
-            var v = vec4<f32>();
-            if row < ROWS && block < end && place.row + row < place.end {
-                let scale = suh + channel / 2u;
-                v = activation(place.x_row + row, channel) * halves(scale, scale + 4u);
-            }
-            let scale = prepare(job, rotate(v, at), at);
-            if lane == 0u {
-                scales[job] = scale;
-            }
-        }
+        {{PREPARE}}
         workgroupBarrier();
+        // On their way while weights are decoded.
+        {{ASK_NEXT}}
         if live {
             var near = 32u * (team / PARTS) + 8u * part * p.pairs;
             {{ZERO}}

@@ -31,7 +31,7 @@ fn main(
     for (var r = at >> 5u; r < ROWS; r += {{TEAMS}}u) {
         var v = vec4<f32>();
         if place.row + r < place.end {
-            v = activation(place.x_row + r, channel) * scale;
+            v = activation(ask(place.x_row + r, channel)) * scale;
         }
         v = rotate(v, at);
         let to = 4u * (ROWS * step + r) + (lane & 3u);

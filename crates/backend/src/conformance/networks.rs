@@ -118,19 +118,19 @@ impl Routed {
         self
     }
 
-    /// The same, with a shared expert `intermediate` wide.
+    /// The same, with a shared expert `intermediate` wide, and its gate if that is stored.
     pub(super) fn shared(
         mut self,
         storage: Storage,
         intermediate: usize,
-        gated: bool,
+        gate: Option<Storage>,
     ) -> Result<Self, Error> {
         let mut noise = Noise::new(33);
         let network = SwiGlu::random(&mut noise, storage, shape(self.width, intermediate))?;
-        let gate = Layer::new(&mut noise, Storage::Bf16, shape(self.width, 1), false)?;
+        let gate = gate.map(|storage| Layer::new(&mut noise, storage, shape(self.width, 1), false));
         self.shared = Some(Shared {
             network,
-            gate: gated.then_some(gate),
+            gate: gate.transpose()?,
         });
         Ok(self)
     }
@@ -217,10 +217,24 @@ impl Routed {
     ) -> Result<(), Failure> {
         let experts = self.load(backend)?;
         let x = Noise::new(tokens as u64).values(tokens * self.width);
+        let expected = self.expected(&x).values;
+        let what = format!("{} experts, {tokens} tokens", self.experts.len());
+        let found = self.run(backend, &x, &experts)?;
+        compare(what.clone(), &expected, &found, tolerance)?;
+        let Some(Shared { network, .. }) = &self.shared else {
+            return Ok(());
+        };
+        let (experts, shared) = backend.load_experts_and_shared(
+            self.experts.iter().map(SwiGlu::weights).collect(),
+            shape(self.width, self.intermediate),
+            network.weights(),
+            network.gate.shape,
+        )?;
+        let found = self.run_beside(backend, &x, &experts, Some(&shared))?;
         compare(
-            format!("{} experts, {tokens} tokens", self.experts.len()),
-            &self.expected(&x).values,
-            &self.run(backend, &x, &experts)?,
+            format!("{what}, loaded with the shared one"),
+            &expected,
+            &found,
             tolerance,
         )
     }
@@ -287,13 +301,19 @@ pub fn experts_by_sigmoids<B: Inference>(backend: &B, tolerance: f64) -> Result<
 /// Shared experts, as wide as the others or not, with and without a gate.
 pub fn shared_experts<B: Inference>(backend: &B, tolerance: f64) -> Result<(), Failure> {
     for storage in [Storage::Bf16, TRELLIS, INT4] {
-        for (intermediate, gated) in [(90, true), (180, false)] {
-            for tokens in [1, 40] {
+        // Gates as the router is stored and otherwise.
+        let gates = [None, Some(Storage::F32), Some(Storage::Bf16)];
+        for (intermediate, gate) in [(90, gates[0]), (90, gates[1]), (90, gates[2]), (180, None)] {
+            for tokens in [1, 3, 40] {
                 Routed::new(storage, 6, routing(2, true))?
-                    .shared(storage, intermediate, gated)?
+                    .shared(storage, intermediate, gate)?
                     .check(backend, tolerance, tokens)?;
             }
         }
     }
+    // Of another form than the others.
+    Routed::new(TRELLIS, 6, routing(2, true))?
+        .shared(Storage::Bf16, 90, None)?
+        .check(backend, tolerance, 2)?;
     Ok(())
 }

@@ -203,7 +203,11 @@ pub fn watched_shared_experts_gather_every_token<B: Quantization>(
     tolerance: f64,
 ) -> Result<(), Failure> {
     let storage = Storage::Bf16;
-    let routed = Routed::new(storage, 4, Routing::softmax(2, true))?.shared(storage, 70, true)?;
+    let routed = Routed::new(storage, 4, Routing::softmax(2, true))?.shared(
+        storage,
+        70,
+        Some(Storage::Bf16),
+    )?;
     let Some(shared) = &routed.shared else {
         return Ok(());
     };

@@ -16,6 +16,8 @@ mod rows;
 mod store;
 mod trellis;
 
+use std::ops::Range;
+
 use treillage_backend::{Error, LinearShape, LinearWeights};
 
 use crate::{Context, Slice, Tensor};
@@ -104,6 +106,22 @@ impl Linear {
                 .next()
                 .expect("as many are stored as there are stacks")
         }))
+    }
+
+    /// Some of a stack's matrices as a stack of their own; nothing is copied.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        Self {
+            shape: self.shape,
+            experts: range.len(),
+            stored: self.stored.part(range),
+        }
+    }
+
+    /// Whether it is the last matrix of `stack`.
+    pub(crate) fn is_last_of(&self, stack: &Self) -> bool {
+        let last = stack.part(stack.experts - 1..stack.experts).stored;
+        let place = |stored: &store::Stored| (stored.slice.key(), stored.header);
+        self.experts == 1 && place(&self.stored) == place(&last)
     }
 
     /// Its rows, if it is a single one, dense and without bias.

@@ -5,6 +5,8 @@
 //! width of the output; zero points; factor of the scales. Places are counted in words from the start of the buffer, and are [`NONE`]
 //! for what is not there.
 
+use std::ops::Range;
+
 use half::f16;
 use rayon::prelude::*;
 use treillage_backend::{DenseData, DenseWeights, Error, LinearShape, LinearWeights};
@@ -317,10 +319,26 @@ pub(super) struct Stored {
     pub(super) slice: Slice,
     /// The word of the first header, from the start of the buffer.
     pub(super) header: u32,
+    /// The kind of each matrix.
+    each: Vec<Kind>,
     /// The kinds that there are, each once.
     pub(super) kinds: Vec<Kind>,
     /// What is in it, if that is rows of plain numbers and nothing else.
     pub(super) dense: Option<DenseRows>,
+}
+
+impl Stored {
+    /// Some of its matrices, where they are.
+    pub(super) fn part(&self, range: Range<usize>) -> Self {
+        let each = self.each[range.clone()].to_vec();
+        Self {
+            slice: self.slice.clone(),
+            header: self.header + (HEADER * range.start) as u32,
+            kinds: once(&each),
+            each,
+            dense: None,
+        }
+    }
 }
 
 /// A dense matrix `[outputs, inputs]` for kernels that are not of this folder: row by row, each with zeros up to a multiple of
@@ -386,7 +404,7 @@ fn fill(
 ) -> Result<Stored, Error> {
     let gpu = context.gpu();
     let first = slice.offset() / 4;
-    let (mut headers, mut kinds) = (Vec::new(), Vec::new());
+    let (mut headers, mut each) = (Vec::new(), Vec::new());
     let mut dense = None;
     let mut at = (HEADER * stack.len()).next_multiple_of(ALIGN);
     // Putting codes into the order of kernels takes longer than bringing them to the device.
@@ -403,9 +421,7 @@ fn fill(
     });
     for (source, prepared) in stack.iter().zip(prepared) {
         let kind = source.kind();
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
-        }
+        each.push(kind);
         let mut header = [NONE; HEADER];
         header[0] = kind.code();
         header[5] = shape.out_features as u32;
@@ -434,7 +450,19 @@ fn fill(
     Ok(Stored {
         header: first as u32,
         slice,
-        kinds,
+        kinds: once(&each),
+        each,
         dense,
     })
+}
+
+/// Each of `kinds` once.
+fn once(kinds: &[Kind]) -> Vec<Kind> {
+    let mut found = Vec::new();
+    for kind in kinds {
+        if !found.contains(kind) {
+            found.push(*kind);
+        }
+    }
+    found
 }

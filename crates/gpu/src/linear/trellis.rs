@@ -32,37 +32,30 @@ struct Cut {
 }
 
 impl Cut {
-    /// For `units` workgroups of `rows` rows, without splits, over `blocks` input blocks.
-    fn new(units: usize, blocks: usize, rows: usize, most_teams: usize) -> Self {
-        let whole = Self {
-            teams: most_teams,
+    /// For `units` workgroups of `rows` rows, without splits, over `blocks` input blocks; activations are `halves` or else f32.
+    fn new(units: usize, blocks: usize, rows: usize, most_teams: usize, halves: bool) -> Self {
+        let busy = units >= BUSY;
+        let mut cut = Self {
+            // A few workgroups of many rows are better cut to more of them than to more teams.
+            teams: if busy || rows == 1 { most_teams } else { 8 },
             parts: 1,
             per_split: blocks,
             splits: 1,
         };
-        let mut cut = match rows {
-            1 | 2 => whole,
-            4 => Self {
-                teams: 8,
-                parts: 2,
-                ..whole
-            },
-            8 => Self {
-                teams: 8,
-                parts: 4,
-                ..whole
-            },
-            _ => Self {
-                teams: 4,
-                parts: 4,
-                ..whole
-            },
+        let few_parts = halves && most_teams > 8;
+        cut.parts = match rows {
+            1 | 2 => 1,
+            4 if busy && few_parts => 1,
+            4 => 2,
+            8 if few_parts => 2,
+            _ => 4,
         };
-        if rows == 2 {
-            cut.teams = 8;
+        if rows > 8 {
+            cut.teams = 4;
         }
-        if units < BUSY {
-            (cut.per_split, cut.splits) = split(units, blocks, 2 * BUSY);
+        if !busy {
+            let wanted = if rows == 1 { 2 * BUSY } else { 4 * BUSY };
+            (cut.per_split, cut.splits) = split(units, blocks, wanted);
         }
         // Teams without a block of their own help with another's.
         while cut.teams / cut.parts >= 2 * cut.per_split && cut.parts < 4 && cut.teams > cut.parts {
@@ -332,18 +325,26 @@ impl Job<'_> {
         let limits = gpu.limits();
         let roomy = limits.max_compute_invocations_per_workgroup >= 512
             && limits.max_compute_workgroup_storage_size >= 40 << 10;
-        let cut = Cut::new(columns * groups, blocks, rows, if roomy { 16 } else { 8 });
+        let sign = codebook == Codebook::Mul1 && rows == 1 && !gpu.options().exact;
+        let halves = rows > 1 && !gpu.options().exact && gpu.has_f16();
+        let cut = Cut::new(
+            columns * groups,
+            blocks,
+            rows,
+            if roomy { 16 } else { 8 },
+            halves,
+        );
         params.blocks = blocks as u32;
         params.per_split = cut.per_split as u32;
         params.splits = cut.splits as u32;
         params.pairs = 4 / cut.parts as u32;
-        let sign = codebook == Codebook::Mul1 && rows == 1 && !gpu.options().exact;
         let kernel = Kernel::Trellis(TrellisGemv {
             bits,
             codebook,
-            activations: match sign {
-                true => Activations::Sign,
-                false => Activations::Exact,
+            activations: match (sign, halves) {
+                (true, _) => Activations::Sign,
+                (_, true) => Activations::Half,
+                _ => Activations::Exact,
             },
             rows,
             teams: cut.teams,
@@ -377,19 +378,22 @@ mod tests {
 
     #[test]
     fn cuts_are_legal() {
-        for most in [8, 16] {
+        for (most, halves) in [(8, false), (8, true), (16, false), (16, true)] {
             for rows in [1, 2, 4, 8, 16] {
                 for blocks in 1..40 {
                     for units in [1, 2, 3, 16, 40, 63, 64, 1000] {
-                        let cut = Cut::new(units, blocks, rows, most);
-                        let what = format!("{units} {blocks} {rows} {most}: {cut:?}");
+                        let cut = Cut::new(units, blocks, rows, most, halves);
+                        let what = format!("{units} {blocks} {rows} {most} {halves}: {cut:?}");
                         assert!([1, 2, 4].contains(&cut.parts), "{what}");
                         assert!(cut.teams.is_multiple_of(cut.parts), "{what}");
                         assert!(cut.per_split * cut.splits >= blocks, "{what}");
                         assert!(cut.per_split * (cut.splits - 1) < blocks, "{what}");
                         assert!(cut.splits == 1 || units <= Kernels::COUNTERS, "{what}");
-                        // 16 KiB of workgroup memory for activations in f32, 24 as signs and bytes.
-                        assert!(rows * cut.teams / cut.parts <= 16, "{what}");
+                        // 16 KiB of workgroup memory for activations at the most, 24 as signs and bytes, and half of it where a
+                        // device has no more than that in all.
+                        let bytes = if halves && rows > 1 { 8 } else { 16 };
+                        let used = 32 * bytes * rows * cut.teams / cut.parts;
+                        assert!(used <= 1024 * most, "{what}");
                     }
                 }
             }

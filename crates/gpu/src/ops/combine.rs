@@ -15,13 +15,14 @@ const MAX_FOURS: usize = 16;
 pub(crate) struct Sum {
     /// `[rows, width]`.
     pub(super) residual: Tensor,
-    /// What experts made, `[rows · top_k, width]`.
+    /// What experts made, `[rows · per_row, width]`.
     pub(super) given: Tensor,
-    /// The weight of each choice, `rows · top_k` values.
+    /// The weight of each choice, `rows · per_row` values.
     pub(super) weights: Tensor,
     /// The row of `given` that each choice became, u32; `None` if they are in order.
     pub(super) places: Option<Tensor>,
-    pub(super) top_k: usize,
+    /// Choices of a row.
+    pub(super) per_row: usize,
     pub(super) shared: Option<Shared>,
     /// The flag of the block that ends with it.
     pub(super) flag: u32,
@@ -56,10 +57,10 @@ impl Sum {
         let logits = self.shared.as_ref().and_then(|s| s.logits.as_ref());
         let params = Params {
             width: self.width() as u32,
-            top_k: self.top_k as u32,
+            top_k: self.per_row as u32,
             gate_at: match logits {
                 Some(_) => 0,
-                None => (self.rows() * self.top_k) as u32,
+                None => (self.rows() * self.per_row) as u32,
             },
         };
         let shared = self.shared.as_ref().map_or(&self.residual, |s| &s.given);
@@ -117,7 +118,7 @@ impl Sum {
             &[
                 ("WG", WORKGROUP.into()),
                 ("FOURS_UP", (per_lane as u32).into()),
-                ("TOP_K", (self.top_k as u32).into()),
+                ("TOP_K", (self.per_row as u32).into()),
                 ("PLACES", self.places.is_some().into()),
                 ("SHARED", self.shared.is_some().into()),
                 ("REDUCE", context.reduce()),

@@ -1,12 +1,14 @@
 //! SwiGLU networks: one for all rows, and routed experts.
 
+use std::ops::Range;
+
 use treillage_backend::{Error, LinearShape, LinearWeights, SharedExpert, SwiGlu};
 
 use treillage_telemetry::Telemetry;
 
 use super::combine::{Shared, Sum};
 use super::norm::Norm;
-use super::routing::{Rules, group, route};
+use super::routing::{Gate, Rules, group, route};
 use super::{Activations, WORKGROUP, rows};
 use crate::context::flat_grid;
 use crate::linear::{ExpertRows, Linear, project, project_experts};
@@ -21,6 +23,8 @@ pub struct Experts {
     count: usize,
     shape: LinearShape,
     networks: SwiGlu<Linear>,
+    /// The same, and behind them the expert that sees every token.
+    with_shared: Option<SwiGlu<Linear>>,
 }
 
 impl Experts {
@@ -46,7 +50,51 @@ impl Experts {
             count,
             shape,
             networks: SwiGlu { gate, up, down },
+            with_shared: None,
         })
+    }
+
+    /// And `shared`, of the second of `shapes`; if it is that of the others, in the same stacks: few rows then meet it as one choice
+    /// more.
+    pub(crate) fn with_shared(
+        context: &Context,
+        mut experts: Vec<SwiGlu<LinearWeights>>,
+        shared: SwiGlu<LinearWeights>,
+        shapes: (LinearShape, LinearShape),
+    ) -> Result<(Self, SwiGlu<Linear>), Error> {
+        let (shape, shared_shape) = shapes;
+        if shape != shared_shape {
+            let one = Self::new(context, vec![shared], shared_shape)?;
+            return Ok((Self::new(context, experts, shape)?, one.networks));
+        }
+        let count = experts.len();
+        experts.push(shared);
+        let all = Self::new(context, experts, shape)?.networks;
+        let parts = |range: Range<usize>| SwiGlu {
+            gate: all.gate.part(range.clone()),
+            up: all.up.part(range.clone()),
+            down: all.down.part(range),
+        };
+        let (networks, shared) = (parts(0..count), parts(count..count + 1));
+        let experts = Self {
+            count,
+            shape,
+            networks,
+            with_shared: Some(all),
+        };
+        Ok((experts, shared))
+    }
+
+    /// The stacks that `shared` is the last of, if there are such.
+    fn stacked_with(&self, shared: &SwiGlu<Linear>) -> Option<&SwiGlu<Linear>> {
+        let all = self.with_shared.as_ref()?;
+        let pairs = [
+            (&shared.gate, &all.gate),
+            (&shared.up, &all.up),
+            (&shared.down, &all.down),
+        ];
+        let same = pairs.iter().all(|(one, stack)| one.is_last_of(stack));
+        same.then_some(all)
     }
 }
 
@@ -111,16 +159,20 @@ pub(crate) fn moe(
     }
     let (dispatch, metrics) = (&telemetry.moe_dispatch, &telemetry.moe_metrics);
     dispatch.gpu_router_calls.add(1);
-    let (normed, choices, gated) = route(context, x, norm, router, rules, gate)?;
+    let stacked = match shared {
+        Some(shared) if x.rows() <= MAX_PICKED => experts.stacked_with(shared.network),
+        _ => None,
+    };
+    let (normed, choices, place) = route(context, x, norm, router, rules, gate, stacked.is_some())?;
     dispatch.gpu_router_success.add(1);
     dispatch.total_tokens_processed.add(x.rows() as u64);
     dispatch
         .total_experts_activated
         .add((x.rows() * top_k) as u64);
 
-    // A shared expert without a gate is part of the residual; one with a gate is added with the others.
+    // A shared expert that is no choice is part of the residual; if it has a gate it is added with the others.
     let (mut residual, mut added) = (x.clone(), None);
-    match (shared, gate) {
+    match (shared.filter(|_| place != Gate::Chosen), gate) {
         (None, _) => {}
         (Some(shared), None) => {
             residual = feed(context, &normed, shared.network, Some(x))?;
@@ -128,15 +180,18 @@ pub(crate) fn moe(
         (Some(shared), Some(gate)) => {
             added = Some(Shared {
                 given: feed(context, &normed, shared.network, None)?,
-                logits: match gated {
-                    true => None,
-                    false => Some(first(project(context, &normed, &[gate], None)?)?),
+                logits: match place {
+                    Gate::Behind => None,
+                    _ => Some(first(project(context, &normed, &[gate], None)?)?),
                 },
             });
         }
     }
-    let SwiGlu { gate, up, down } = &experts.networks;
-    let total = x.rows() * top_k;
+    let SwiGlu { gate, up, down } = stacked
+        .filter(|_| place == Gate::Chosen)
+        .unwrap_or(&experts.networks);
+    let per_row = choices.per_row;
+    let total = x.rows() * per_row;
     let (given, places) = if x.rows() <= MAX_PICKED {
         let chosen = choices.experts.slice();
         let picked = |per_row| ExpertRows::Picked {
@@ -144,7 +199,7 @@ pub(crate) fn moe(
             rows: total,
             per_row,
         };
-        let hidden = project_experts(context, &normed, picked(top_k), &[gate, up])?;
+        let hidden = project_experts(context, &normed, picked(per_row), &[gate, up])?;
         let hidden = gated_input(context, &hidden, down)?;
         let given = project_experts(context, &hidden, picked(1), &[down])?;
         (given, None)
@@ -156,7 +211,7 @@ pub(crate) fn moe(
             offsets: &offsets,
             rows: total,
         };
-        let gathered = rows::gather(context, &normed, &groups.sources.slice(), total, top_k)?;
+        let gathered = rows::gather(context, &normed, &groups.sources.slice(), total, per_row)?;
         let hidden = project_experts(context, &gathered, sorted, &[gate, up])?;
         let hidden = swiglu(context, &hidden)?;
         let given = project_experts(context, &hidden, sorted, &[down])?;
@@ -173,7 +228,7 @@ pub(crate) fn moe(
             given: first(given)?,
             weights: choices.weights,
             places,
-            top_k,
+            per_row,
             shared: added,
             flag: context.guard.flag(),
         },

@@ -18,6 +18,9 @@ use expansion::{COLUMNS, padded};
 const MAX_FEW: usize = 32;
 /// Positions that a part of the context has at the least: what the kernel sees at once.
 const POSITIONS: usize = 32;
+/// Heads of a workgroup, which share what it reads. More of them read less and are slower: a workgroup then has more to do one thing
+/// after another, and there are fewer.
+const HEADS: usize = 4;
 /// Parts of the context at the most, and workgroups that there should not be more of for its sake.
 const MAX_SPLITS: usize = 64;
 const MAX_SPLIT_GROUPS: usize = 1024;
@@ -30,15 +33,8 @@ pub(crate) struct LatentCache {
     pub(super) room: Room,
     rows: Slice,
     table: RopeTable,
-    kernel: Kernel,
-}
-
-/// How the kernel that attends is made.
-#[derive(Clone, Copy, Debug)]
-struct Kernel {
+    /// Of a workgroup that attends.
     lanes: usize,
-    /// Of a workgroup.
-    heads: usize,
 }
 
 impl LatentCache {
@@ -56,7 +52,7 @@ impl LatentCache {
             room,
             rows: context.gpu().buffer("the cache of latents", bytes)?.slice(),
             table: tables.get(context, spec.rope, capacity.max(1))?,
-            kernel: Kernel::for_device(context, spec)?,
+            lanes: lanes(context, spec)?,
         })
     }
 
@@ -76,26 +72,19 @@ fn width(spec: &LatentSpec) -> usize {
     padded(spec.rank) + spec.rope.dims.next_multiple_of(8)
 }
 
-impl Kernel {
-    /// As many heads together as the device has workgroup memory for.
-    fn for_device(context: &Context, spec: &LatentSpec) -> Result<Self, Error> {
-        let most = context.gpu().limits().max_compute_workgroup_storage_size as usize;
-        for fours in (1..=spec.heads.div_ceil(4).min(4)).rev() {
-            for lanes in [256, 128, 64] {
-                let queries = width(spec) / 8 * (8 * fours + 1);
-                let memory = 16 * (queries + (lanes + POSITIONS) * fours);
-                if memory <= most && padded(spec.rank) <= 4 * lanes {
-                    let groups = spec.heads.div_ceil(4 * fours);
-                    let heads = spec.heads.div_ceil(groups);
-                    return Ok(Self { lanes, heads });
-                }
-            }
-        }
-        Err(Error::Device(format!(
+/// As many lanes for a workgroup that attends as the device has memory for.
+fn lanes(context: &Context, spec: &LatentSpec) -> Result<usize, Error> {
+    let most = context.gpu().limits().max_compute_workgroup_storage_size as usize;
+    let fours = HEADS.div_ceil(4);
+    let queries = width(spec) / 8 * (8 * fours + 1);
+    let memory = |lanes: usize| 16 * (queries + (lanes + POSITIONS) * fours);
+    let fits = |&lanes: &usize| memory(lanes) <= most && padded(spec.rank) <= 4 * lanes;
+    [256, 128, 64].into_iter().find(fits).ok_or_else(|| {
+        Error::Device(format!(
             "latents of {} values: GPU kernels have no memory for as many",
             spec.rank
-        )))
-    }
+        ))
+    })
 }
 
 /// The scalars of kernels that take queries to the latents' side.
@@ -312,8 +301,8 @@ fn attend(context: &Context, absorbed: &Tensor, cache: &LatentCache) -> Result<A
         scale: f32,
     }
     let (spec, rows) = (&cache.spec, absorbed.rows());
-    let Kernel { lanes, heads } = cache.kernel;
-    let groups = spec.heads.div_ceil(heads);
+    let lanes = cache.lanes;
+    let groups = spec.heads.div_ceil(HEADS);
     let tokens = cache.room.len + rows;
     let most = match rows {
         ..=MAX_FEW => MAX_SPLITS.min(MAX_SPLIT_GROUPS.div_ceil(rows * groups)),
@@ -345,7 +334,7 @@ fn attend(context: &Context, absorbed: &Tensor, cache: &LatentCache) -> Result<A
         &[
             ("RANK", (padded(spec.rank) as u32).into()),
             ("WIDTH", (width(spec) as u32).into()),
-            ("HEADS", (heads as u32).into()),
+            ("HEADS", (HEADS as u32).into()),
             ("WG", (lanes as u32).into()),
         ],
         &[

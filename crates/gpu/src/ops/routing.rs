@@ -19,8 +19,9 @@ const PER_GROUP: usize = 2;
 /// Experts of each row and their weights, on the device.
 pub(super) struct Choices {
     pub(super) rows: usize,
-    pub(super) top_k: usize,
-    /// u32, `rows · top_k` of them.
+    /// Choices of a row.
+    pub(super) per_row: usize,
+    /// u32, `rows · per_row` of them.
     pub(super) experts: Tensor,
     /// As many, and behind them for each row the logit of a shared expert's gate, if the router's kernel had one.
     pub(super) weights: Tensor,
@@ -37,25 +38,25 @@ struct Room {
 impl Choices {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.rows * self.top_k
+        self.rows * self.per_row
     }
 
     /// Room for them, `more` values behind the weights, and `logits` logits.
     fn room(
         context: &Context,
         rows: usize,
-        top_k: usize,
+        per_row: usize,
         more: usize,
         logits: usize,
     ) -> Result<Room, Error> {
-        let count = rows * top_k;
+        let count = rows * per_row;
         let weights_at = count.next_multiple_of(64);
         let logits_at = weights_at + (count + more).next_multiple_of(64);
         let all = context.tensor(1, logits_at + logits)?;
         Ok(Room {
             choices: Self {
                 rows,
-                top_k,
+                per_row,
                 experts: all.part(0, 1, count),
                 weights: all.part(weights_at, 1, count + more),
             },
@@ -105,8 +106,19 @@ impl Rules<'_> {
     }
 }
 
-/// The norm of `x`, the experts that the router chooses for it, and whether the logits of `gate`, of a shared expert, are behind
-/// the experts' weights: they are if one kernel does it all.
+/// What is known of a shared expert where experts are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Nothing.
+    Apart,
+    /// The logits of its gate are behind the experts' weights.
+    Behind,
+    /// It is the last choice of every row, and its weight the sigmoid of that logit, or one.
+    Chosen,
+}
+
+/// The norm of `x`, the experts that the router chooses for it, and what it says of a shared expert, of which there is more to say
+/// if one kernel does it all: it has a `gate` or none, and may be chosen if it is `stacked` behind the others.
 pub(super) fn route(
     context: &Context,
     x: &Tensor,
@@ -114,7 +126,8 @@ pub(super) fn route(
     router: &Linear,
     rules: &Rules<'_>,
     gate: Option<&Linear>,
-) -> Result<(Tensor, Choices, bool), Error> {
+    stacked: bool,
+) -> Result<(Tensor, Choices, Gate), Error> {
     if x.rows() <= MAX_TOGETHER
         && let Some(dense) = router.dense()
     {
@@ -138,17 +151,25 @@ pub(super) fn route(
         let experts = router.shape().out_features;
         let routing = rules.routing;
         // The kernel has room for a gate that is as the router or for a correction.
+        let ungated = gate.is_none();
         let gate = gate.and_then(Linear::dense).filter(|gate| {
             let alike = (gate.format, gate.stride) == (dense.format, dense.stride);
             alike && rules.correction.is_none()
         });
         let gated = gate.is_some();
+        let place = match (stacked, gated) {
+            (true, _) if gated || ungated => Gate::Chosen,
+            (_, true) => Gate::Behind,
+            _ => Gate::Apart,
+        };
+        let chosen = place == Gate::Chosen;
         let correction = rules.correction.map(Tensor::slice);
         let extra = gate.map(|gate| &gate.rows).or(correction.as_ref());
-        let more = if gated { x.rows() } else { 0 };
+        let more = if place == Gate::Behind { x.rows() } else { 0 };
         let normed = context.tensor(x.rows(), x.width())?;
         let logits = x.rows() * experts;
-        let room = Choices::room(context, x.rows(), routing.top_k, more, logits)?;
+        let per_row = routing.top_k + usize::from(chosen);
+        let room = Choices::room(context, x.rows(), per_row, more, logits)?;
         let params = Params {
             width: x.width() as u32,
             stride: dense.stride as u32,
@@ -175,6 +196,7 @@ pub(super) fn route(
                 ("PER_GROUP", (PER_GROUP as u32).into()),
                 ("FORMAT", dense.format.into()),
                 ("GATED", gated.into()),
+                ("SHARED", chosen.into()),
                 ("REDUCE", context.reduce()),
             ],
             &[
@@ -190,12 +212,12 @@ pub(super) fn route(
             &params,
             [rows.div_ceil(PER_GROUP) as u32, x.rows() as u32, 1],
         )?;
-        return Ok((normed, room.choices, gated));
+        return Ok((normed, room.choices, place));
     }
     let normed = norm.apply(context, x)?;
     let logits = first(project(context, &normed, &[router], None)?)?;
     let choices = choose(context, &logits, rules)?;
-    Ok((normed, choices, false))
+    Ok((normed, choices, Gate::Apart))
 }
 
 /// The experts of each row of `logits`.

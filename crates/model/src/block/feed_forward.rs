@@ -100,10 +100,10 @@ impl<B: Inference> Moe<B> {
             shared,
         } = layout;
         let count = experts.len();
-        let experts = experts
-            .into_iter()
-            .map(|expert| expert.try_map(|plan| checked_linear(weights, &plan.prefix, plan.shape)))
-            .collect::<Result<_, _>>()?;
+        let read = |network: SwiGlu<LinearPlan>| {
+            network.try_map(|plan| checked_linear(weights, &plan.prefix, plan.shape))
+        };
+        let experts = experts.into_iter().map(read).collect::<Result<_, _>>()?;
         let correction = match correction {
             None => None,
             Some(name) => {
@@ -111,31 +111,34 @@ impl<B: Inference> Moe<B> {
                 Some(backend.upload(&values, count)?)
             }
         };
+        let place = format!("{} and its experts", router.prefix);
+        let refused = Error::weight(&place);
+        let (experts, shared) = match shared {
+            None => (backend.load_experts(experts, shape).map_err(refused)?, None),
+            Some(SharedLayout { network, scale }) => {
+                let outer = network.gate.shape;
+                let (experts, network) = backend
+                    .load_experts_and_shared(experts, shape, read(network)?, outer)
+                    .map_err(refused)?;
+                let mlp = Mlp {
+                    network,
+                    inner: outer.out_features,
+                };
+                let scale = match &scale {
+                    Some(scale) => Some(loader.linear(scale)?),
+                    None => None,
+                };
+                (experts, Some(Shared { mlp, scale }))
+            }
+        };
         Ok(Self {
             router: loader.linear(&router)?,
             correction,
             routing,
-            experts: backend
-                .load_experts(experts, shape)
-                .map_err(Error::weight(&format!("{} and its experts", router.prefix)))?,
+            experts,
             count,
             shape,
-            shared: match shared {
-                Some(shared) => Some(Shared::load(loader, shared)?),
-                None => None,
-            },
-        })
-    }
-}
-
-impl<B: Inference> Shared<B> {
-    fn load(loader: &Loader<'_, B>, layout: SharedLayout) -> Result<Self, Error> {
-        Ok(Self {
-            mlp: Mlp::load(loader, layout.network)?,
-            scale: match &layout.scale {
-                Some(scale) => Some(loader.linear(scale)?),
-                None => None,
-            },
+            shared,
         })
     }
 }
