@@ -5,8 +5,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::{
     figure::Figure,
     plots::{Bar, bars, roofline, spark},
+    results::Spread,
     sections::{Section, decode_words, headline, sections},
-    summary::{STAGES, Summary, WORKLOADS},
+    summary::{DecodeRow, STAGES, Summary, WORKLOADS},
     table::{Align, Cell, Table, Tone},
 };
 
@@ -47,8 +48,10 @@ fn page(summary: &Summary) -> Markup {
                     @for section in &sections {
                         section id=(section.id) {
                             h2 { (section.title) }
-                            p.about { (section.about) }
-                            (plots(summary, section.id))
+                            div.lead {
+                                p.about { (section.about) }
+                                (plots(summary, section.id))
+                            }
                             @for (number, table) in section.tables.iter().enumerate() {
                                 (drawn(table, &format!("{}-{number}", section.id), &cells_beside(summary, section)))
                             }
@@ -176,16 +179,10 @@ fn speeds(summary: &Summary) -> Markup {
         ];
         for (colour, path, speed) in speeds {
             if let Some(rate) = speed.tokens_per_second.value() {
-                let [preset, device, bits, what] = decode_words(row);
-                let parts = [preset, device, bits, what];
-                let parts: Vec<String> = parts.into_iter().filter(|p| !p.is_empty()).collect();
                 all.push(Bar {
-                    label: parts.join(" · "),
+                    label: speed_label(row, path),
                     parts: vec![(colour, rate)],
-                    value: format!(
-                        "{rate:.1} tok/s{}",
-                        if path == "baseline" { ", plain" } else { "" }
-                    ),
+                    value: format!("{rate:.1} tok/s"),
                 });
             }
         }
@@ -200,6 +197,23 @@ fn speeds(summary: &Summary) -> Markup {
         &all,
     );
     figure("Tokens a second in decode, of the median run", &plot)
+}
+
+/// Without what all bars share, as a rule: there is not much room.
+fn speed_label(row: &DecodeRow, path: &str) -> String {
+    let mut parts = vec![row.preset.clone(), row.device.name().to_owned()];
+    let arithmetic = match path {
+        "baseline" => &row.baseline_arithmetic,
+        _ => &row.arithmetic,
+    };
+    parts.extend(arithmetic.clone());
+    if row.bits == Spread::Mixed {
+        parts.push("mixed".to_owned());
+    }
+    let bpw = row.bpw.as_deref().unwrap_or_default();
+    parts.push(bpw.split(", head").next().unwrap_or(bpw).to_owned());
+    parts.extend(row.cut.clone());
+    parts.join(" · ")
 }
 
 fn rooflines(summary: &Summary) -> Markup {
@@ -231,7 +245,7 @@ fn cells_beside(summary: &Summary, section: &Section) -> Vec<Markup> {
         .collect()
 }
 
-/// A table; `beside` are pictures for one more column, row by row.
+/// A table; `beside` are pictures for one more column, the second, row by row.
 fn drawn(table: &Table, id: &str, beside: &[Markup]) -> Markup {
     if table.rows.is_empty() {
         return html! {};
@@ -244,11 +258,11 @@ fn drawn(table: &Table, id: &str, beside: &[Markup]) -> Markup {
             table aria-labelledby=(title) {
                 thead {
                     tr {
-                        @for column in &table.columns {
+                        @for (number, column) in table.columns.iter().enumerate() {
                             th scope="col" class=[(column.align == Align::Right).then_some("right")] { (column.name) }
-                        }
-                        @if !beside.is_empty() {
-                            th scope="col" { "line" }
+                            @if number == 0 && !beside.is_empty() {
+                                th scope="col" { "line" }
+                            }
                         }
                     }
                 }
@@ -258,11 +272,11 @@ fn drawn(table: &Table, id: &str, beside: &[Markup]) -> Markup {
                         @let again = std::mem::replace(&mut previous, first) == first;
                         tr class=[(!again).then_some("first")] {
                             th scope="row" class=[again.then_some("again")] { (first) }
-                            @for (cell, column) in row.iter().zip(&table.columns).skip(1) {
-                                (drawn_cell(cell, column.align, &table.reasons))
-                            }
                             @if let Some(picture) = beside.get(number) {
                                 td { (picture) }
+                            }
+                            @for (cell, column) in row.iter().zip(&table.columns).skip(1) {
+                                (drawn_cell(cell, column.align, &table.reasons))
                             }
                         }
                     }

@@ -66,7 +66,7 @@ fn drawn(table: &Table) -> String {
         line(row);
     }
     for (number, reason) in (1..).zip(&table.reasons) {
-        _ = write!(text, "\n\\[{number}\\] {}\n", escaped(reason));
+        _ = write!(text, "\n({number}) {}\n", escaped(reason));
     }
     text
 }

@@ -225,14 +225,14 @@ fn counters(counters: &Counters) -> Section {
     }
     Section {
         id: "counters",
-        title: "3. Counters",
+        title: "3a. Counters",
         about,
         tables: vec![table],
     }
 }
 
 fn kernels(summary: &Summary) -> Section {
-    let mut about = "Bottlenecks, by kernel. Bytes and operations are what a kernel must move and compute at the least; lost is its time \
+    let mut about = "Bytes and operations are what a kernel must move and compute at the least; lost is its time \
         beyond what the device, as measured, needs for that. Above 100 %: caches helped, or it multiplies in narrower numbers than f32."
         .to_owned();
     if let Some(reason) = &summary.no_profile {
@@ -240,7 +240,7 @@ fn kernels(summary: &Summary) -> Section {
     }
     Section {
         id: "kernels",
-        title: "3. Kernels",
+        title: "3b. Bottlenecks, by kernel",
         about,
         tables: summary.profiles.iter().map(profile).collect(),
     }
@@ -306,44 +306,60 @@ fn micros(seconds: f64) -> String {
 fn history(history: &[Series]) -> Section {
     let mut table = Table::new(
         "Every measurement, from artifact to artifact",
-        &["measurement", "unit", "from", "to"],
-        &["runs", "first", "latest", "Δ, %"],
+        &["measurement", "unit"],
+        &[
+            "runs",
+            "first",
+            "latest",
+            "Δ, %",
+            "first commit",
+            "latest commit",
+        ],
     );
+    let machine = history.first().map(|series| &series.machine);
+    let one_machine = history
+        .iter()
+        .all(|series| Some(&series.machine) == machine);
     for series in history {
         // A series without points is none.
         let (Some(first), Some(last)) = (series.points.first(), series.points.last()) else {
             continue;
         };
-        let commit = |commit: &Option<String>| match commit {
-            Some(commit) => short(commit).to_owned(),
-            None => "no commit".to_owned(),
+        let name = match one_machine {
+            true => series.name.clone(),
+            false => format!("{} · {}", series.name, series.machine),
         };
-        let (from, to) = (commit(&first.commit), commit(&last.commit));
-        let good = if series.less_is_better() {
-            Good::Less
-        } else {
-            Good::More
+        let good = match series.less_is_better() {
+            true => Good::Less,
+            false => Good::More,
         };
         let change = match series.points.len() {
             1 => Figure::unavailable("measured once"),
             _ => Figure::Measured(per_cent(first.value, last.value)),
         };
+        let commit = |commit: &Option<String>| commit.as_deref().map_or("none", short).to_owned();
         table
-            .row([&series.name, series.unit, &from, &to])
+            .row([&name, series.unit])
             .text(series.points.len().to_string())
             .text(format!("{:.1}", first.value))
             .text(format!("{:.1}", last.value))
-            .change(&change, 1, "", good);
+            .change(&change, 1, "", good)
+            .text(commit(&first.commit))
+            .text(commit(&last.commit));
+    }
+    let mut about = match history {
+        [] => "Unavailable: the folder holds no artifact of a build in release.".to_owned(),
+        _ => "Of all artifacts in the folder that were measured in release. A line is of one machine and one size of work, so that \
+            its values can be compared."
+            .to_owned(),
+    };
+    if let (true, Some(machine)) = (one_machine, machine) {
+        about.push_str(&format!(" The machine of all: {machine}."));
     }
     Section {
         id: "history",
         title: "4. History",
-        about: match table.rows.is_empty() {
-            true => "Unavailable: the folder holds no artifact of a build in release.".to_owned(),
-            false => "Of all artifacts in the folder that were measured in release. A line is of one machine and one size of work, so that \
-                its values can be compared."
-                .to_owned(),
-        },
+        about,
         tables: vec![table],
     }
 }

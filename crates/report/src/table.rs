@@ -141,7 +141,7 @@ impl Row<'_> {
             Figure::Measured(value) => show(*value),
             Figure::Unavailable { unavailable } => {
                 let number = self.0.reason(unavailable);
-                (format!("unavailable [{number}]"), Tone::Absent(number - 1))
+                (format!("unavailable ({number})"), Tone::Absent(number - 1))
             }
         };
         self.0.push(text, tone);
@@ -174,7 +174,7 @@ mod tests {
         row.change(&Figure::unavailable("no GPU"), 1, "", Good::More);
         let cells = &table.rows[0];
         let shown: Vec<&str> = cells.iter().map(|cell| &*cell.text).collect();
-        assert_eq!(shown, ["x", "+1.3 ms", "−3 %", "0.0", "unavailable [1]"]);
+        assert_eq!(shown, ["x", "+1.3 ms", "−3 %", "0.0", "unavailable (1)"]);
         assert!(cells[1].tone == Tone::Worse && cells[2].tone == Tone::Better);
         assert!(cells[3].tone == Tone::Plain && cells[4].tone == Tone::Absent(0));
         assert_eq!(table.reasons, ["no GPU"]);

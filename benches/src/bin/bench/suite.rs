@@ -36,9 +36,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         json!({ "quick": args.quick, "layers": args.layers }),
     );
     let steps = steps(args)?;
-    let count = steps.len();
-    for (number, mut step) in (1..).zip(steps) {
+    let count = steps.iter().filter(|step| step.command.is_some()).count();
+    let mut number = 0;
+    for mut step in steps {
         if let Some(command) = &step.command {
+            number += 1;
             println!("\n[{number}/{count}] bench {command}");
             let start = Instant::now();
             let name = format!("{}-{time}-{number}.json", step.measurement);
@@ -144,6 +146,18 @@ fn steps(args: &Args) -> Result<Vec<Step>> {
         let command = format!("{command} --device gpu --profile");
         steps.push(on_gpu(&gpu, command, decode(Device::Gpu)));
     }
+    steps.push(Step {
+        measurement: "decode".to_owned(),
+        path: Some(Path::Baseline),
+        unavailable: Some("no plain path was measured".to_owned()),
+        ..Step::default()
+    });
+    steps.push(Step {
+        measurement: "decode".to_owned(),
+        bits: Some(Spread::Mixed),
+        unavailable: Some("no model of mixed bits was measured".to_owned()),
+        ..Step::default()
+    });
     Ok(steps)
 }
 
@@ -166,9 +180,12 @@ fn on_gpu(gpu: &Result<(), String>, command: String, step: Step) -> Step {
             command: Some(command),
             ..step
         },
+        // Of that device, whichever way.
         Err(reason) => Step {
             unavailable: Some(reason.clone()),
             cut: None,
+            path: None,
+            bits: None,
             ..step
         },
     }

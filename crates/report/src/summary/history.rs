@@ -13,6 +13,8 @@ use crate::{
 pub struct Series {
     /// What was measured.
     pub name: String,
+    /// On which processor, with how many cores.
+    pub machine: String,
     /// Of the values: `tok/s`, `ms` or `tiles/s`.
     pub unit: &'static str,
     /// Oldest first.
@@ -39,7 +41,7 @@ impl Series {
 
 /// Of all that was measured in release.
 pub(super) fn series(history: &[Evidence]) -> Vec<Series> {
-    let mut all: BTreeMap<(String, &'static str), Vec<Point>> = BTreeMap::new();
+    let mut all: BTreeMap<(String, String, &'static str), Vec<Point>> = BTreeMap::new();
     for evidence in history {
         // Of a history each stands alone.
         let Some((_, artifact)) = evidence.artifacts.first() else {
@@ -59,11 +61,17 @@ pub(super) fn series(history: &[Evidence]) -> Vec<Series> {
                 commit: artifact.commit.clone(),
                 value,
             };
-            let name = format!("{name} · {machine}");
-            all.entry((name, unit)).or_default().push(point);
+            all.entry((name, machine.clone(), unit))
+                .or_default()
+                .push(point);
         }
     }
-    let series = |((name, unit), points)| Series { name, unit, points };
+    let series = |((name, machine, unit), points)| Series {
+        name,
+        machine,
+        unit,
+        points,
+    };
     all.into_iter().map(series).collect()
 }
 
