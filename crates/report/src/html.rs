@@ -50,7 +50,10 @@ fn page(summary: &Summary) -> Markup {
                             h2 { (section.title) }
                             div.lead {
                                 p.about { (section.about) }
-                                (plots(summary, section.id))
+                                @let plots = plots(summary, section.id);
+                                @if !plots.0.is_empty() {
+                                    div.plots { (plots) }
+                                }
                             }
                             @for (number, table) in section.tables.iter().enumerate() {
                                 (drawn(table, &format!("{}-{number}", section.id), &cells_beside(summary, section)))
@@ -83,7 +86,7 @@ fn tiles(summary: &Summary) -> Markup {
     let mut tiles: Vec<(String, String, Figure, &str)> = Vec::new();
     for row in &summary.decode {
         let rate = row.optimized.tokens_per_second.clone();
-        let [preset, device, bits, what] = decode_words(row);
+        let [preset, device, bits, what] = decode_words(row, false);
         let note = match rate {
             Figure::Measured(_) => format!("{device}, {bits}, {what}"),
             Figure::Unavailable { ref unavailable } => unavailable.clone(),

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::{
     date,
     figure::{Figure, per_cent},
+    plots::si,
     results::Device,
     summary::{Counters, DecodeRow, Profile, Series, Summary},
     table::{Good, Table},
@@ -115,7 +116,7 @@ fn decode(summary: &Summary) -> Section {
     );
     for row in &summary.decode {
         paths
-            .row(decode_words(row).each_ref().map(|word| &**word))
+            .row(decode_words(row, true).each_ref().map(|word| &**word))
             .number(&row.baseline.ms_per_token, 2)
             .number(&row.optimized.ms_per_token, 2)
             .number(&row.baseline.tokens_per_second, 1)
@@ -138,10 +139,12 @@ fn decode(summary: &Summary) -> Section {
             "Δ, %",
         ],
     );
-    for row in &summary.decode {
+    // What was not run now is named above, with the reason.
+    let run_now = |row: &&DecodeRow| row.optimized.ms_per_token.value().is_some();
+    for row in summary.decode.iter().filter(run_now) {
         if let Some(before) = &row.earlier {
             earlier
-                .row(decode_words(row).each_ref().map(|word| &**word))
+                .row(decode_words(row, false).each_ref().map(|word| &**word))
                 .number(&before.speed.ms_per_token, 2)
                 .number(&row.optimized.ms_per_token, 2)
                 .number(&before.speed.tokens_per_second, 1)
@@ -154,11 +157,10 @@ fn decode(summary: &Summary) -> Section {
     let mut about = "Models of random words: speed does not depend on what they mean. Milliseconds of the median token, tokens a second of \
         the median run. Where not all of a model was run, the row says so and nothing is scaled up to the whole."
         .to_owned();
-    if earlier.rows.is_empty() {
+    if summary.decode.iter().all(|row| row.earlier.is_none()) {
         about.push_str(" No earlier artifact was given to compare with (--against FILE).");
-    } else {
-        tables.push(earlier);
     }
+    tables.push(earlier);
     Section {
         id: "decode",
         title: "2. Trellis decode",
@@ -167,13 +169,13 @@ fn decode(summary: &Summary) -> Section {
     }
 }
 
-/// Preset, device, bits, and whatever else tells runs from each other.
-pub(crate) fn decode_words(row: &DecodeRow) -> [String; 4] {
+/// Preset, device, bits, and whatever else tells runs from each other; of the optimized path, or of both.
+pub(crate) fn decode_words(row: &DecodeRow, both: bool) -> [String; 4] {
     let mut what: Vec<String> = Vec::new();
     what.extend(row.cut.clone());
     what.extend(row.bpw.clone());
     what.extend(match (&row.baseline_arithmetic, &row.arithmetic) {
-        (Some(baseline), Some(arithmetic)) if baseline != arithmetic => {
+        (Some(baseline), Some(arithmetic)) if both && baseline != arithmetic => {
             Some(format!("{baseline} → {arithmetic}"))
         }
         (baseline, arithmetic) => arithmetic.clone().or(baseline.clone()),
@@ -247,8 +249,8 @@ fn kernels(summary: &Summary) -> Section {
 }
 
 fn profile(profile: &Profile) -> Table {
-    let limit = |figure: &Figure, scale: f64, unit: &str, what: &str| match figure.value() {
-        Some(value) => format!("{:.1} {unit} {what}", value / scale),
+    let limit = |figure: &Figure, unit: &str, what: &str| match figure.value() {
+        Some(value) => format!("{}{unit} {what}", si(value)),
         None => format!("{what} unavailable"),
     };
     let title = format!(
@@ -258,10 +260,10 @@ fn profile(profile: &Profile) -> Table {
         if profile.part == "decode" {
             "token"
         } else {
-            &profile.part
+            "prompt"
         },
-        limit(&profile.bytes_per_second, 1e9, "GB/s", "copying"),
-        limit(&profile.operations_per_second, 1e12, "TFLOP/s", "in f32"),
+        limit(&profile.bytes_per_second, "B/s", "copying"),
+        limit(&profile.operations_per_second, "FLOP/s", "in f32"),
     );
     let mut table = Table::new(
         title,

@@ -9,8 +9,8 @@ const HEIGHT: f64 = 250.0;
 /// Room for the names of the axes and their ticks.
 const LEFT: f64 = 46.0;
 const BOTTOM: f64 = 34.0;
-const TOP: f64 = 14.0;
-const RIGHT: f64 = 8.0;
+const TOP: f64 = 24.0;
+const RIGHT: f64 = 16.0;
 
 /// Decades from one power of ten to another.
 struct Axis {

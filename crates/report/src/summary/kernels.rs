@@ -49,6 +49,8 @@ pub(super) fn profiles(evidence: &Evidence) -> Vec<Profile> {
             }
         }
     }
+    // What most time goes into comes first.
+    profiles.sort_by_key(|profile| profile.part != "decode");
     profiles
 }
 
