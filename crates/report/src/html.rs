@@ -296,10 +296,15 @@ fn drawn(table: &Table, id: &str, beside: &[Markup]) -> Markup {
     }
 }
 
+/// Letters from which a cell of words is broken into lines.
+const LONG: usize = 20;
+
 fn drawn_cell(cell: &Cell, align: Align, reasons: &[String]) -> Markup {
     let mut classes: Vec<&str> = Vec::new();
-    if align == Align::Right {
-        classes.push("right");
+    match align {
+        Align::Right => classes.push("right"),
+        Align::Left if cell.text.chars().count() > LONG => classes.push("long"),
+        Align::Left => {}
     }
     let mut reason = None;
     match cell.tone {

@@ -15,7 +15,7 @@ pub(crate) struct Args {
     #[arg(value_name = "ARTIFACT")]
     artifacts: Vec<PathBuf>,
     #[command(flatten)]
-    place: Place,
+    pub(crate) place: Place,
 }
 
 /// Where reports are, and what they are compared with.

@@ -203,3 +203,69 @@ fn gpu() -> Result<(), String> {
         (None, Err(_)) => Err("no GPU".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use treillage_report::{Evidence, Figure, Summary};
+
+    #[test]
+    fn what_is_written_is_what_the_report_reads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let commands = [
+            "decode --preset small --layers 1 --vocabulary 128 --arithmetic exact --threads 1 --prompt 2 --tokens 2 --repeats 1",
+            "gptq --workloads glm47_moe --formats int4 --tokens 32 --repeats 1",
+        ];
+        let paths = commands.map(|command| {
+            let artifact = measure(command).expect("a measurement");
+            let path = folder
+                .path()
+                .join(format!("{}.json", artifact.measurement()));
+            artifact.write(Some(&path)).expect("a file")
+        });
+        let evidence = Evidence::read(&paths).expect("artifacts");
+        let summary = Summary::new(&evidence, None, &[]);
+        let unread = |caution: &&String| caution.contains("could not be read");
+        assert_eq!(summary.cautions.iter().find(unread), None);
+        let row = summary.decode.iter().find(|row| row.preset == "small");
+        let row = row.expect("a row for the run");
+        assert_eq!(row.device, Device::Cpu);
+        assert_eq!(row.arithmetic.as_deref(), Some("exact"));
+        assert_eq!(
+            row.cut.as_deref(),
+            Some("1 of 8 layers, 128 of 32000 tokens")
+        );
+        assert!(matches!(row.optimized.ms_per_token, Figure::Measured(ms) if ms > 0.0));
+        let total = &summary.gptq.backends[3];
+        assert_eq!((total.workload, total.stage), ("glm47_moe", "total"));
+        assert!(matches!(total.cpu_ms, Figure::Measured(ms) if ms > 0.0));
+    }
+
+    #[test]
+    fn steps_are_commands_or_say_why_not() {
+        for (quick, layers) in [(true, None), (false, None), (false, Some(2))] {
+            let place = Cli::try_parse_from(["bench", "report"])
+                .expect("arguments")
+                .what;
+            let crate::What::Report(report) = place else {
+                unreachable!("that is what was asked for")
+            };
+            let args = Args {
+                quick,
+                layers,
+                place: report.place,
+            };
+            for step in steps(&args).expect("steps") {
+                assert_ne!(
+                    step.command.is_some(),
+                    step.unavailable.is_some(),
+                    "{step:?}"
+                );
+                let words = step.command.iter().flat_map(|command| command.split(' '));
+                let parsed = Cli::try_parse_from(["bench"].into_iter().chain(words));
+                assert_eq!(parsed.is_ok(), step.command.is_some(), "{step:?}");
+                assert!(quick || step.cut.is_none() || layers.is_some(), "{step:?}");
+            }
+        }
+    }
+}
