@@ -284,6 +284,8 @@ fn profile(profile: &Profile) -> Table {
     );
     for (number, row) in (1..).zip(&profile.kernels) {
         let kernel = &row.kernel;
+        // A clock may be too coarse for it.
+        let giga_per_second = |of: f64| Figure::Measured(of).map(|of| of / kernel.seconds / 1e9);
         table
             .row([&kernel.kernel])
             .text(number.to_string())
@@ -293,9 +295,9 @@ fn profile(profile: &Profile) -> Table {
             .number(&row.lost_seconds.map(|seconds| 1e6 * seconds), 1)
             .text(format!("{:.2}", kernel.bytes / 1e6))
             .text(format!("{:.1}", kernel.operations / 1e6))
-            .text(format!("{:.1}", kernel.bytes / kernel.seconds / 1e9))
+            .number(&giga_per_second(kernel.bytes), 1)
             .number(&row.of_bandwidth.map(|share| 100.0 * share), 1)
-            .text(format!("{:.1}", kernel.operations / kernel.seconds / 1e9))
+            .number(&giga_per_second(kernel.operations), 1)
             .number(&row.of_rate.map(|share| 100.0 * share), 1);
     }
     table

@@ -83,7 +83,10 @@ impl Profile {
             // Without a rate, bytes alone still say what a kernel must take at the least.
             let least = moving.map(|moving| moving.max(computing.value().unwrap_or(0.0)));
             KernelRow {
-                share: kernel.seconds / seconds,
+                share: match seconds > 0.0 {
+                    true => kernel.seconds / seconds,
+                    false => 0.0,
+                },
                 of_bandwidth: moving.map(|least| least / kernel.seconds),
                 of_rate: computing.map(|least| least / kernel.seconds),
                 lost_seconds: least.map(|least| (kernel.seconds - least).max(0.0)),
