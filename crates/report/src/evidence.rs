@@ -147,12 +147,12 @@ impl Evidence {
         }
     }
 
-    /// Why there is no result of this kind: what the suite says, or that nobody measured it.
+    /// Why there is no result of this kind: what the suite says, or that nobody measured it. `None` stands for any.
     pub(crate) fn reason(
         &self,
         measurement: &str,
         device: Device,
-        preset: &str,
+        preset: Option<&str>,
         path: Option<crate::results::Path>,
         bits: Option<Spread>,
     ) -> String {
@@ -162,7 +162,7 @@ impl Evidence {
         let said = self.steps.iter().find_map(|step| {
             let fits = step.measurement == measurement
                 && agrees(&step.device, Some(device))
-                && step.preset.as_deref().is_none_or(|name| name == preset)
+                && agrees(&step.preset.as_deref(), preset)
                 && agrees(&step.path, path)
                 && agrees(&step.bits, bits);
             step.unavailable.clone().filter(|_| fits)

@@ -88,7 +88,7 @@ fn tiles(summary: &Summary) -> Markup {
         let rate = row.optimized.tokens_per_second.clone();
         let [preset, device, bits, what] = decode_words(row, false);
         let note = match rate {
-            Figure::Measured(_) => format!("{device}, {bits}, {what}"),
+            Figure::Measured(_) => format!("{what}, on {device}, {bits}"),
             Figure::Unavailable { ref unavailable } => unavailable.clone(),
         };
         // The best of a preset; any number is better than none.

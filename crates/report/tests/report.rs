@@ -209,6 +209,32 @@ fn what_is_missing_is_unavailable_and_says_why() {
 }
 
 #[test]
+fn without_a_gpu_counters_and_kernels_say_so() {
+    let folder = TempDir::new().unwrap();
+    let steps = json!([
+        { "measurement": "decode", "device": "gpu", "preset": "glm47_moe", "unavailable": "no GPU" },
+        { "measurement": "decode", "path": "baseline", "unavailable": "no plain path" },
+    ]);
+    let suite = save(folder.path(), "suite.json", &suite(steps));
+    let summary = Summary::new(&Evidence::read(&[suite]).unwrap(), None, &[]);
+    let rows = &summary.counters.rows;
+    assert!(
+        rows.iter()
+            .all(|row| row.values == [json!({ "unavailable": "no GPU" })])
+    );
+    let reason = summary.no_profile.as_deref();
+    assert_eq!(reason, Some("kernels are timed on a GPU: no GPU"));
+    assert_eq!(
+        summary.decode[2].baseline.ms_per_token,
+        Figure::unavailable("no GPU")
+    );
+    assert_eq!(
+        summary.decode[0].baseline.ms_per_token,
+        Figure::unavailable("no plain path")
+    );
+}
+
+#[test]
 fn an_earlier_run_of_other_work_is_not_compared_with() {
     let folder = TempDir::new().unwrap();
     let now = save(folder.path(), "now.json", &decode(0.010));

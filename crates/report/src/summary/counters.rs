@@ -39,7 +39,7 @@ impl Counters {
             let missing = evidence.reason(
                 "decode",
                 Device::Gpu,
-                "",
+                None,
                 Some(Path::Optimized),
                 Some(Spread::Uniform),
             );

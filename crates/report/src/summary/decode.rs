@@ -199,7 +199,7 @@ impl Cell<'_> {
         self.evidence.reason(
             "decode",
             self.device,
-            self.preset,
+            Some(self.preset),
             Some(path),
             Some(self.bits),
         )

@@ -137,7 +137,7 @@ impl<'e> Measured<'e> {
         let found = latest_first.find(|result| {
             result.workload == workload && result.format == format && result.device == device
         });
-        Self(found.ok_or_else(|| evidence.reason("gptq", device, workload, None, None)))
+        Self(found.ok_or_else(|| evidence.reason("gptq", device, Some(workload), None, None)))
     }
 
     fn stage(&self, at: usize) -> Figure {

@@ -62,7 +62,7 @@ pub(super) fn why_none(evidence: &Evidence) -> String {
             .to_owned(),
         false => {
             let (path, bits) = (Some(Path::Optimized), Some(Spread::Uniform));
-            let reason = evidence.reason("decode", Device::Gpu, "", path, bits);
+            let reason = evidence.reason("decode", Device::Gpu, None, path, bits);
             format!("kernels are timed on a GPU: {reason}")
         }
     }
