@@ -1,55 +1,44 @@
-//! The file that a measurement leaves behind.
+//! The file that a measurement leaves behind, filled in with what it ran on. Its schema is `treillage-report`'s, which reads it.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::Value;
+use treillage_report::artifact::{self, SCHEMA};
 
 use crate::machine;
 
-/// Name and version of the schema. The version grows whenever a field changes its meaning or goes away.
-pub const SCHEMA: &str = "treillage-bench/1";
-
 /// A measurement with all that is needed to repeat it: machine, commit, settings, results.
-pub struct Artifact {
-    measurement: String,
-    settings: Value,
-    results: Vec<Value>,
-}
+pub struct Artifact(artifact::Artifact);
 
 impl Artifact {
     /// A measurement without results; `settings` is an object of what was asked for.
     pub fn new(measurement: &str, settings: Value) -> Self {
-        Self {
+        let (commit, modified) = machine::commit();
+        Self(artifact::Artifact {
+            schema: SCHEMA.to_owned(),
             measurement: measurement.to_owned(),
+            unix_time: unix_time(),
+            commit,
+            modified,
+            optimised: !cfg!(debug_assertions),
+            machine: machine::describe(),
             settings,
             results: Vec::new(),
-        }
+        })
     }
 
     /// Adds a result: an object.
     pub fn push(&mut self, result: Value) {
-        self.results.push(result);
+        self.0.results.push(result);
     }
 
-    /// The whole as JSON.
-    pub fn to_json(&self) -> Value {
-        let (commit, modified) = machine::commit();
-        json!({
-            "schema": SCHEMA,
-            "measurement": self.measurement,
-            "unix_time": unix_time(),
-            "commit": commit,
-            "modified": modified,
-            "optimised": !cfg!(debug_assertions),
-            "machine": machine::describe(),
-            "settings": self.settings,
-            "results": self.results,
-        })
+    /// What was measured.
+    pub fn measurement(&self) -> &str {
+        &self.0.measurement
     }
 
     /// Writes the file, by default `target/bench/<measurement>-<time>.json`, and gives its path.
@@ -60,19 +49,20 @@ impl Artifact {
         let path = match path {
             Some(path) => path.to_owned(),
             None => {
-                Path::new("target/bench").join(format!("{}-{}.json", self.measurement, unix_time()))
+                let name = format!("{}-{}.json", self.0.measurement, unix_time());
+                Path::new(FOLDER).join(name)
             }
         };
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        }
-        let text = serde_json::to_string_pretty(&self.to_json())?;
-        fs::write(&path, text + "\n").with_context(|| path.display().to_string())?;
+        self.0.write(&path)?;
         Ok(path)
     }
 }
 
-fn unix_time() -> u64 {
+/// Where artifacts go unless they are told otherwise.
+pub const FOLDER: &str = "target/bench";
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())

@@ -2,18 +2,18 @@
 
 use std::{fs, process::Command};
 
-use serde_json::{Value, json};
+use treillage_report::Machine;
 
-/// The processor, its SIMD extensions, cores and load, as JSON.
-pub fn describe() -> Value {
-    json!({
-        "processor": processor(),
-        "features": features(),
-        "cores": std::thread::available_parallelism().map_or(1, usize::from),
-        "architecture": std::env::consts::ARCH,
-        "system": std::env::consts::OS,
-        "load_average": load_average(),
-    })
+/// The processor, its SIMD extensions, cores and load.
+pub fn describe() -> Machine {
+    Machine {
+        processor: processor(),
+        features: features().into_iter().map(str::to_owned).collect(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        architecture: std::env::consts::ARCH.to_owned(),
+        system: std::env::consts::OS.to_owned(),
+        load_average: load_average(),
+    }
 }
 
 /// The checkout's commit, and whether tracked files differ from it.

@@ -6,8 +6,11 @@ use crate::command::{cargo, run as run_command};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to measure
-    what: What,
+    /// What to measure; by default, everything that the summary reports
+    what: Option<What>,
+    /// Less of everything, where everything is measured: a few minutes on two cores
+    #[arg(long)]
+    quick: bool,
     /// Arguments for the measurement; `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
@@ -15,6 +18,10 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum What {
+    /// Everything that the summary reports, on what this machine has, and the summary itself
+    Suite,
+    /// The summary of what was measured before: of the latest suite, or of the artifacts that are named
+    Report,
     /// The Viterbi encoder: tiles per second and error per rate
     Encode,
     /// One linear, packed or grouped, on CPU or GPU: weights per second, by rate or format, and batch
@@ -30,7 +37,9 @@ enum What {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let (binary, verb): (_, Option<&str>) = match args.what {
+    let (binary, verb): (_, Option<&str>) = match args.what.unwrap_or(What::Suite) {
+        What::Suite => ("bench", Some("suite")),
+        What::Report => ("bench", Some("report")),
         What::Encode => ("bench", Some("encode")),
         What::Linear => ("bench", Some("linear")),
         What::Gptq => ("bench", Some("gptq")),
@@ -42,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         cargo(&["run", "--release", "--locked", "--package"])
             .args(["treillage-benches", "--bin", binary, "--"])
             .args(verb)
+            .args(args.quick.then_some("--quick"))
             .args(&args.arguments),
     )
 }

@@ -29,7 +29,7 @@ enum Verb {
     Test(test::Args),
     /// Exchange quantized checkpoints with other programs, in a Python environment of their own
     Interop(interop::Args),
-    /// Measure, in release: table on the terminal, JSON under target/bench/
+    /// Measure, in release: tables on the terminal, JSON and a summary under target/bench/
     Bench(bench::Args),
     /// Print a kernel as WGSL, MSL or SPIR-V, or list all kernels
     Shaders(shaders::Args),

@@ -12,6 +12,7 @@ use crate::{
     Capture, Error, Event, ExpertTokens, Recipe,
     coder::Coder,
     encode::{Encoder, InputPlan, QuantizedLinear},
+    event::{Stage, timed},
     overlay::Overlay,
     statistics::Statistics,
     stream::Stream,
@@ -36,25 +37,30 @@ impl<B: Quantization> Encoder<'_, B> {
         let mut quantized = Vec::new();
         for (pass, stage) in stages.iter().enumerate() {
             let mut rows = 0;
-            let mut forwarded = || {
-                rows += 1;
-                events(Event::Forwarded {
-                    block: index,
-                    pass,
-                    rows,
-                });
-            };
             let watched = Watched::load(self, &overlay, index)?;
+            let mut observe = |events: &mut dyn FnMut(Event), which: &dyn Fn(usize) -> bool| {
+                timed(Stage::Capture, events, |events| {
+                    watched.observe(stage, stream, which, &mut || {
+                        rows += 1;
+                        events(Event::Forwarded {
+                            block: index,
+                            pass,
+                            rows,
+                        });
+                    })
+                })
+            };
             let (statistics, chosen) = match (self.coder, rotations) {
                 (Coder::Grouped { config, .. }, [_, _, ..]) => {
                     let held_back = |row| is_held_back(row, stream.len());
-                    let fit = watched.observe(stage, stream, |r| !held_back(r), &mut forwarded)?;
-                    let held_out = watched.observe(stage, stream, held_back, &mut forwarded)?;
+                    let fit = observe(events, &|row| !held_back(row))?;
+                    let held_out = observe(events, &held_back)?;
                     let split = Split { fit, held_out };
                     let mut chosen = BTreeMap::new();
                     for linears in kinds(stage) {
-                        let errors =
-                            trial::errors(self.source, &linears, &split, None, rotations, config)?;
+                        let errors = timed(Stage::Trial, events, |_| {
+                            trial::errors(self.source, &linears, &split, None, rotations, config)
+                        })?;
                         let best = errors.map(|errors| trial::best(rotations, &errors));
                         let kind = trial::kind(linears[0].input());
                         chosen.insert(kind, best.unwrap_or_default());
@@ -64,7 +70,7 @@ impl<B: Quantization> Encoder<'_, B> {
                     (fit, chosen)
                 }
                 _ => {
-                    let all = watched.observe(stage, stream, |_| true, &mut forwarded)?;
+                    let all = observe(events, &|_| true)?;
                     (all, BTreeMap::new())
                 }
             };

@@ -5,6 +5,7 @@ use treillage_model::plan::{Input, LinearPlan};
 use crate::{
     Error, Event, Folded, LinearSummary, Options,
     coder::{Coder, Codes, Job},
+    event::{Stage, timed},
     statistics::Calibration,
 };
 
@@ -113,7 +114,9 @@ impl<'a, B: Quantization> Encoder<'a, B> {
         if jobs.is_empty() {
             return Ok(());
         }
-        let encoded = self.coder.encode(self.backend, self.options, &mut jobs)?;
+        let encoded = timed(Stage::Encode, events, |_| {
+            self.coder.encode(self.backend, self.options, &mut jobs)
+        })?;
         for ((codes, outcome), job) in encoded.into_iter().zip(&jobs) {
             self.linears += 1;
             self.weights += job.plan.shape.weights() as u64;

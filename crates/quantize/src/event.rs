@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 /// What a run is doing, for progress displays. Work is counted in weights encoded and calibration rows forwarded.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -54,4 +56,58 @@ pub enum Event {
     },
     /// All parts are encoded and become the checkpoint.
     Assembling,
+    /// A stage of the work is over.
+    Took {
+        /// The stage.
+        stage: Stage,
+        /// How long it took.
+        time: Duration,
+    },
+}
+
+/// What a run spends its time on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Looking at the whole model, to choose rates or rotations.
+    Survey,
+    /// Sending calibration rows through a block that gathers the Hessians of its inputs.
+    Capture,
+    /// Trying rotations on a block's inputs.
+    Trial,
+    /// Encoding a few linears.
+    Encode,
+    /// Putting a block on disk.
+    Write,
+    /// Sending calibration rows through the block as it was written.
+    Forward,
+    /// Making the checkpoint of its parts.
+    Assemble,
+}
+
+impl Stage {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Survey => "survey",
+            Stage::Capture => "capture",
+            Stage::Trial => "trial",
+            Stage::Encode => "encode",
+            Stage::Write => "write",
+            Stage::Forward => "forward",
+            Stage::Assemble => "assemble",
+        }
+    }
+}
+
+/// Does `work` and tells how long it took.
+pub(crate) fn timed<T>(
+    stage: Stage,
+    events: &mut dyn FnMut(Event),
+    work: impl FnOnce(&mut dyn FnMut(Event)) -> T,
+) -> T {
+    let start = Instant::now();
+    let done = work(events);
+    let time = start.elapsed();
+    events(Event::Took { stage, time });
+    done
 }

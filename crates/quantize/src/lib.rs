@@ -108,7 +108,7 @@ mod work;
 mod writer;
 
 pub use error::Error;
-pub use event::Event;
+pub use event::{Event, Stage};
 pub use fold::{Fold, Folded};
 pub use gptq::GptqOptions;
 pub use options::{

@@ -13,6 +13,7 @@ use crate::{
     block::stages,
     coder::Coder,
     encode::{Encoder, InputPlan},
+    event::{Stage, timed},
     preflight,
     rates::{self, Rates},
     sensitivity::SensitivitySurvey,
@@ -65,7 +66,9 @@ pub fn quantize<B: Quantization>(
                 options: gptq,
                 config: &gptq.config(options.recipe.damping, source.config()),
             };
-            work.chosen("rotations", || survey.run(events))?
+            work.chosen("rotations", || {
+                timed(Stage::Survey, events, |events| survey.run(events))
+            })?
         }
         (fixed, ..) => fixed.unwrap_or_default(),
     };
@@ -82,7 +85,8 @@ pub fn quantize<B: Quantization>(
                 noise: rates::error_at(trellis.bits_per_weight),
             };
             work.chosen("rates", || {
-                Rates::least_loss(&plan, trellis, &survey.run(events)?)
+                let found = timed(Stage::Survey, events, |events| survey.run(events))?;
+                Rates::least_loss(&plan, trellis, &found)
             })?
         }
         (fixed, _) => fixed.unwrap_or_default(),
@@ -110,7 +114,8 @@ pub fn quantize<B: Quantization>(
         cols: tokens.cols(),
         linears: run.work.summaries()?,
     };
-    run.work.finish()?;
+    let Run { work, events, .. } = run;
+    timed(Stage::Assemble, events, |_| work.finish())?;
     Ok(summary)
 }
 
@@ -209,18 +214,22 @@ impl<B: Quantization> Run<'_, B> {
             let rotations = &self.rotations;
             let encoder = &mut self.encoder;
             let linears = encoder.block(index, &stages, stream, rotations, self.events)?;
-            self.work.write_block(source, plan, &linears)?;
+            timed(Stage::Write, self.events, |_| {
+                self.work.write_block(source, plan, &linears)
+            })?;
             (self.events)(Event::Finished { block: index });
         }
         // From disk, so that a run that finds the block there computes the same.
         let written = self.work.written(group)?;
         let block = Block::load(backend, &written, source.source().config(), index)?;
-        stream.advance(backend, &block, index, |row| {
-            (self.events)(Event::Forwarded {
-                block: index,
-                pass: captures,
-                rows: row + 1,
-            });
+        timed(Stage::Forward, self.events, |events| {
+            stream.advance(backend, &block, index, |row| {
+                events(Event::Forwarded {
+                    block: index,
+                    pass: captures,
+                    rows: row + 1,
+                });
+            })
         })?;
         source.source().evict(&format!("model.layers.{index}."));
         Ok(())
@@ -235,15 +244,17 @@ impl<B: Quantization> Run<'_, B> {
         let index = plan.blocks.len();
         (self.events)(Event::Block { index, passes: 1 });
         let (head, moments) = Head::probe(backend, source, source.source().config())?;
-        for (row, x) in stream.rows(backend).enumerate() {
-            head.forward(backend, &x?)?;
-            (self.events)(Event::Forwarded {
-                block: index,
-                pass: 0,
-                rows: row + 1,
-            });
-        }
-        let hessian = backend.take_moments(&moments)?;
+        let hessian = timed(Stage::Capture, self.events, |events| {
+            for (row, x) in stream.rows(backend).enumerate() {
+                head.forward(backend, &x?)?;
+                events(Event::Forwarded {
+                    block: index,
+                    pass: 0,
+                    rows: row + 1,
+                });
+            }
+            Ok::<_, Error>(backend.take_moments(&moments)?)
+        })?;
         let calibration = Calibration::new(&hessian, hessian.rows(), None);
         let input = |_| {
             Ok(InputPlan {
@@ -253,6 +264,8 @@ impl<B: Quantization> Run<'_, B> {
         };
         let encoder = &mut self.encoder;
         let encoded = encoder.encode(index, &[&plan.head], input, self.events)?;
-        self.work.write_head(source, &encoded)
+        timed(Stage::Write, self.events, |_| {
+            self.work.write_head(source, &encoded)
+        })
     }
 }

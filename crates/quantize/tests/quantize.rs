@@ -16,7 +16,7 @@ use treillage_gptq::Format;
 use treillage_model::Model;
 use treillage_quantize::{
     AllocationRule, CalibrationTokens, Capture, Error, Event, ExpertTokens, GptqOptions, HeadBits,
-    Options, Recipe, Summary, TrellisOptions, quantize,
+    Options, Recipe, Stage, Summary, TrellisOptions, quantize,
 };
 
 fn options() -> Options {
@@ -117,6 +117,16 @@ fn every_linear_is_replaced_and_everything_else_kept() {
         })
         .unwrap();
     assert_eq!((announced, weights), last);
+    for stage in [
+        Stage::Capture,
+        Stage::Encode,
+        Stage::Write,
+        Stage::Forward,
+        Stage::Assemble,
+    ] {
+        let took = |event: &&Event| matches!(event, Event::Took { stage: s, .. } if *s == stage);
+        assert!(events.iter().any(|event| took(&event)), "{stage:?}");
+    }
 }
 
 #[test]

@@ -2,23 +2,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Counter, NanGuard, NanGuardCounts};
 
-/// A group as it counts and as it was counted, so that its list of names is written once.
+/// A counter of a group: its name, what it counts, how far it came.
+pub(crate) type Named = (&'static str, &'static str, u64);
+
+/// A group as it counts and as it was counted, so that its list of names is written once. `name = "earlier"` is also read under the
+/// name that other versions write.
 macro_rules! group {
     (
         $(#[$about:meta])* $counting:ident, $counted:ident {
-            $($(#[$field_about:meta])* $field:ident,)*
+            $(#[doc = $field_about:literal] $field:ident $(= $earlier:literal)?,)*
         }
     ) => {
         $(#[$about])*
         #[derive(Debug, Default)]
         pub struct $counting {
-            $($(#[$field_about])* pub $field: Counter,)*
+            $(#[doc = $field_about] pub $field: Counter,)*
         }
 
         $(#[$about])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         pub struct $counted {
-            $($(#[$field_about])* pub $field: u64,)*
+            $(#[doc = $field_about] $(#[serde(alias = $earlier)])? pub $field: u64,)*
+        }
+
+        impl $counted {
+            /// Every counter.
+            pub(crate) fn named(&self) -> Vec<Named> {
+                vec![$((stringify!($field), $field_about.trim_ascii(), self.$field)),*]
+            }
         }
 
         impl $counting {
@@ -57,9 +68,9 @@ group! {
     /// Routing tokens to experts.
     MoeDispatch, MoeDispatchCounts {
         /// Batches that a GPU was asked to route.
-        gpu_router_calls,
+        gpu_router_calls = "metal_router_calls",
         /// Of these, routed there.
-        gpu_router_success,
+        gpu_router_success = "metal_router_success",
         /// Of these, routed on the CPU.
         cpu_router_fallback,
         /// Tokens in them.
@@ -222,5 +233,23 @@ mod tests {
         assert_eq!(counts.fallbacks(), 3);
         let back: Counts = serde_json::from_value(json).expect("the same");
         assert_eq!(back, counts);
+    }
+
+    #[test]
+    fn names_of_other_versions_are_read() {
+        let mut json = serde_json::to_value(Counts::default()).expect("numbers");
+        let group = json["trellis_moe_dispatch"]
+            .as_object_mut()
+            .expect("a group");
+        for (name, other, count) in [
+            ("gpu_router_calls", "metal_router_calls", 5),
+            ("gpu_router_success", "metal_router_success", 4),
+        ] {
+            group.remove(name);
+            group.insert(other.to_owned(), count.into());
+        }
+        let counts: Counts = serde_json::from_value(json).expect("counters");
+        assert_eq!(counts.trellis_moe_dispatch.gpu_router_calls, 5);
+        assert_eq!(counts.trellis_moe_dispatch.gpu_router_success, 4);
     }
 }

@@ -15,21 +15,30 @@
 //! assert_eq!(telemetry.counts(), Default::default());
 //! ```
 //!
+//! [`Stages`] are the clock beside the counters: how often a stage of a run came, and how long it took. Both leave as JSON through
+//! serde, and as Prometheus reads them through [`prometheus`].
+//!
 //! # Modules
 //! | module | |
 //! |---|---|
 //! | `counter` | one counter |
 //! | `groups` | the groups, counting and counted |
 //! | `guard` | the group of what is not finite, with the layers that met it |
+//! | `stages` | times of stages |
+//! | `exposition` | both as Prometheus reads them |
 #![forbid(unsafe_code)]
 
 mod counter;
+mod exposition;
 mod groups;
 mod guard;
+mod stages;
 
 pub use counter::Counter;
+pub use exposition::prometheus;
 pub use groups::{
     Counts, Fallback, Grouping, GroupingCounts, MoeDispatch, MoeDispatchCounts, MoeMetrics,
     MoeMetricsCounts, Telemetry,
 };
 pub use guard::{NanGuard, NanGuardCounts, TriggeringInput};
+pub use stages::{Stage, StageTime, Stages};

@@ -13,9 +13,9 @@ use treillage_checkpoint::{Checkpoint, ModelConfig};
 use treillage_cpu::{CpuBackend, Options};
 use treillage_gpu::{Adapters, CacheBits, Gpu, GpuBackend};
 use treillage_model::Model;
-use treillage_telemetry::Counts;
+use treillage_telemetry::{Counts, Stages};
 
-use crate::stats;
+use crate::stats::StatsArgs;
 
 pub(crate) use treillage_cpu::Arithmetic;
 
@@ -179,9 +179,8 @@ pub(crate) struct RuntimeArgs {
     /// Bits of a value in the cache of keys and values: 8 takes half the memory of 16 and reads half as much, on a GPU
     #[arg(long, value_name = "8|16", value_parser = cache_bits)]
     cache_bits: Option<CacheBits>,
-    /// Tell in the end what the GPU counted: work that fell back, values that are not finite
-    #[arg(long)]
-    stats: bool,
+    #[command(flatten)]
+    stats: StatsArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -193,10 +192,13 @@ enum ArithmeticChoice {
 impl RuntimeArgs {
     /// The end of a command that ran on `backend`: its result, also where that is an error, after what there is to tell.
     pub(crate) fn end<T>(&self, backend: &impl Runs, result: Result<T>) -> Result<T> {
-        if self.stats {
-            stats::tell(backend)?;
-        }
+        self.stats.tell(backend.counts().as_ref())?;
         result
+    }
+
+    /// The clock of the run's stages.
+    pub(crate) fn stages(&self) -> &Stages {
+        self.stats.stages()
     }
 
     /// What runs models, its threads started.

@@ -496,6 +496,30 @@ fn counters_are_told_and_no_work_falls_back() {
 }
 
 #[test]
+fn stages_are_timed_into_a_file() {
+    let folder = TempDir::new().unwrap();
+    let generate = |name: &str| {
+        let mut command = treillage(["generate", "--max-tokens", "3", "--prompt", "fn"]);
+        command.arg("--stats-file").arg(folder.path().join(name));
+        command.arg(fixture("micro-qwen3_moe"));
+        stdout(&mut command);
+        std::fs::read_to_string(folder.path().join(name)).unwrap()
+    };
+    let exposition = generate("stats.prom");
+    for stage in ["load", "prefill", "decode"] {
+        let line = format!("treillage_stage_seconds_count{{stage=\"{stage}\"}} 1\n");
+        assert!(exposition.contains(&line), "{line}{exposition}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&generate("stats.json")).unwrap();
+    assert_eq!(json["stages"][0]["stage"], "load");
+    assert!(json["stages"][0]["total_seconds"].as_f64() > Some(0.0));
+    let mut wrong = treillage(["generate", "--prompt", "fn", "--stats-file", "stats.csv"]);
+    let wrong = wrong.arg(fixture("micro-qwen3_moe")).output().unwrap();
+    assert!(!wrong.status.success());
+    assert!(text(&wrong.stderr).contains(".prom"));
+}
+
+#[test]
 fn a_reader_that_leaves_early_is_no_error() {
     let mut child = treillage(["generate", "--prompt", "fn main() {", "--max-tokens", "400"])
         .arg(fixture("micro-qwen3_moe"))

@@ -5,6 +5,8 @@ use super::metadata::{Metadata, Package};
 /// The workspace's crates, bottom up, each with those it may name. Development dependencies are free.
 const EDGES: &[(&str, &[&str])] = &[
     ("treillage-telemetry", &[]),
+    // Reads what programs leave behind, and knows none of them.
+    ("treillage-report", &["treillage-telemetry"]),
     ("treillage-linalg", &[]),
     ("treillage-shaders", &[]),
     ("treillage-moe", &[]),
@@ -87,6 +89,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "treillage-benches",
         &[
             "treillage-quantize",
+            "treillage-report",
             "treillage-model",
             "treillage-cpu",
             "treillage-gpu",
@@ -109,6 +112,7 @@ const KEPT_INSIDE: &[(&str, &[&str])] = &[
     ("tokenizers", &["treillage-model"]),
     ("wgpu", &["treillage-gpu"]),
     ("naga", &["treillage-shaders"]),
+    ("maud", &["treillage-report"]),
     ("indicatif", &["treillage"]),
     ("clap", &["treillage", "treillage-benches", "xtask"]),
     ("anyhow", &["treillage", "treillage-benches", "xtask"]),

@@ -70,3 +70,47 @@ fn main(
     }
     Ok(best)
 }
+
+/// Operations a second of a kernel that multiplies and adds in f32, at best: two for each value and step.
+pub(crate) fn f32_rate(gpu: &Gpu) -> Result<f64> {
+    const SOURCE: &str = "
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) at: u32) {
+    let factor = vec4(1.0 - 1e-6 * f32(at));
+    let term = vec4(1e-3 * f32(group.x & 7u));
+    var a = vec4(f32(at));
+    var b = a + 1.0;
+    var c = a + 2.0;
+    var d = a + 3.0;
+    for (var i = 0u; i < 512u; i++) {
+        a = fma(a, factor, term);
+        b = fma(b, factor, term);
+        c = fma(c, factor, term);
+        d = fma(d, factor, term);
+    }
+    let sum = a + b + c + d;
+    y[256u * group.x + at] = sum.x + sum.y + sum.z + sum.w;
+}
+";
+    // Enough workgroups for several on each of some hundred cores, whose last ones do not show.
+    const GROUPS: u32 = 4096;
+    const DISPATCHES: u64 = 8;
+    const OPERATIONS: u64 = DISPATCHES * GROUPS as u64 * 256 * 512 * 16 * 2;
+    let sums = gpu.buffer("sums", u64::from(GROUPS) * 256 * 4)?.slice();
+    let pipeline = gpu.pipeline("multiply and add", SOURCE, &[])?;
+    let recorder = Recorder::new(gpu);
+    recorder.time_kernels(false);
+    let mut best = 0.0f64;
+    let start = Instant::now();
+    while start.elapsed().as_secs_f64() < 0.3 {
+        for _ in 0..DISPATCHES {
+            recorder.dispatch(&pipeline, &[&sums], &[], [GROUPS, 1, 1]);
+        }
+        let submitted = Instant::now();
+        recorder.submit();
+        gpu.wait()?;
+        best = best.max(OPERATIONS as f64 / submitted.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}

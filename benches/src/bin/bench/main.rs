@@ -6,6 +6,8 @@ mod device;
 mod encode;
 mod gptq;
 mod linear;
+mod report;
+mod suite;
 
 use std::{fmt, path::PathBuf, process::ExitCode, str::FromStr};
 
@@ -35,6 +37,10 @@ enum What {
     Gptq(gptq::Args),
     /// A random model: prefill and decode, ms per token, memory, profile by kernel
     Decode(decode::Args),
+    /// All of these, one after the other, and a report of them
+    Suite(suite::Args),
+    /// A report of what was measured before: Markdown, JSON and a page
+    Report(report::Args),
 }
 
 /// What linears are made of, trellis codes of some rate aside.
@@ -101,15 +107,33 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let cli = Cli::parse();
-    let artifact: Artifact = match cli.what {
-        What::Encode(args) => encode::run(&args)?,
-        What::Linear(args) => linear::run(&args)?,
-        What::Gptq(args) => gptq::run(&args)?,
-        What::Decode(args) => decode::run(&args)?,
+    let artifact = match cli.what.measure()? {
+        Some(artifact) => artifact,
+        None => return Ok(()),
     };
     let path = artifact.write(cli.out.as_deref())?;
     println!("{}", path.display());
     Ok(())
+}
+
+impl What {
+    /// What a measurement found; `None` from what writes its files itself.
+    fn measure(&self) -> Result<Option<Artifact>> {
+        Ok(Some(match self {
+            What::Encode(args) => encode::run(args)?,
+            What::Linear(args) => linear::run(args)?,
+            What::Gptq(args) => gptq::run(args)?,
+            What::Decode(args) => decode::run(args)?,
+            What::Suite(args) => {
+                suite::run(args)?;
+                return Ok(None);
+            }
+            What::Report(args) => {
+                report::run(args)?;
+                return Ok(None);
+            }
+        }))
+    }
 }
 
 /// A rayon pool of its own size, apart from the global one.

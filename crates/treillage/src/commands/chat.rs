@@ -15,7 +15,7 @@ use treillage_model::{
 
 use crate::{
     commands::{
-        generate::{Speed, stream},
+        generate::{Speed, record, stream},
         sampling::SamplingArgs,
     },
     output,
@@ -61,7 +61,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
 fn run_on<B: Runs>(backend: &B, args: &Args, json: bool) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.dir)?;
     let template = ChatTemplate::open(&args.dir)?;
+    let stages = args.runtime.stages();
+    let load = stages.start("load");
     let loaded = LoadedModel::open(backend, &args.dir)?;
+    drop(load);
     let mut session = loaded.model.session(backend, args.context)?;
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
@@ -89,6 +92,7 @@ fn run_on<B: Runs>(backend: &B, args: &Args, json: bool) -> Result<()> {
         let text = template.render(&messages, true, &Map::new())?;
         let prompt = tokenizer.encode(&text)?;
         let answer = stream(&mut session, &tokenizer, &prompt, &options, json)?;
+        record(stages, &answer);
         let speed = Speed::of(&answer);
         if json {
             output::print_json_line(&Turn {

@@ -16,6 +16,7 @@ use treillage_model::{
     text::{SpecialTokens, Tokenizer},
 };
 use treillage_quantize::{CalibrationTokens, Options, TrellisOptions};
+use treillage_telemetry::Stages;
 
 use crate::{
     commands::{eval, quantize},
@@ -139,6 +140,7 @@ impl Demo {
             &tokens,
             &Options::trellis(trellis),
             Quantizing::new(self.visible, format!("{label}, quantize")),
+            &Stages::default(),
         )?;
         Ok(Row {
             model: label.clone(),

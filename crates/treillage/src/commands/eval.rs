@@ -56,13 +56,18 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     };
     let (dir, reference) = (&args.dir, args.reference.as_deref());
     let progress = Evaluating::new(!json, "eval".to_owned());
+    let stages = args.runtime.stages();
     let report = match args.runtime.runner()? {
         Runner::Cpu(on) => {
+            let stage = stages.start("evaluate");
             let report = evaluate(&on, dir, reference, &tokens, windows, progress);
+            drop(stage);
             args.runtime.end(&on, report)?
         }
         Runner::Gpu(on) => {
+            let stage = stages.start("evaluate");
             let report = evaluate(&*on, dir, reference, &tokens, windows, progress);
+            drop(stage);
             args.runtime.end(&*on, report)?
         }
     };

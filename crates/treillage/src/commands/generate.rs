@@ -8,7 +8,7 @@ use treillage_model::{
     GenerateOptions, Generated, Session, generate,
     text::{SpecialTokens, Tokenizer},
 };
-use treillage_telemetry::Counts;
+use treillage_telemetry::{Counts, Stages};
 
 use crate::{
     commands::sampling::SamplingArgs,
@@ -53,7 +53,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
 
 fn run_on<B: Runs>(backend: &B, args: &Args, json: bool) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.dir)?;
+    let stages = args.runtime.stages();
+    let load = stages.start("load");
     let loaded = LoadedModel::open(backend, &args.dir)?;
+    drop(load);
     let prompt = tokenizer.encode_with_special(&args.prompt)?;
     let context = args
         .context
@@ -71,6 +74,7 @@ fn run_on<B: Runs>(backend: &B, args: &Args, json: bool) -> Result<()> {
     };
     let mut session = loaded.model.session(backend, context)?;
     let generated = stream(&mut session, &tokenizer, &prompt, &options, json)?;
+    record(stages, &generated);
     let speed = Speed::of(&generated);
     if json {
         output::print_json_line(&Report {
@@ -84,6 +88,12 @@ fn run_on<B: Runs>(backend: &B, args: &Args, json: bool) -> Result<()> {
         output::note(speed.sentence(&generated));
         Ok(())
     }
+}
+
+/// Notes how long a prompt and its continuation took.
+pub(crate) fn record(stages: &Stages, generated: &Generated) {
+    stages.record("prefill", generated.prefill);
+    stages.record("decode", generated.decode);
 }
 
 /// What `--json` prints.

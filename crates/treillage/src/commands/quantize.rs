@@ -13,14 +13,16 @@ use serde::Serialize;
 use treillage_gptq::{ScaleRule, Solver};
 use treillage_model::text::Tokenizer;
 use treillage_quantize::{
-    CalibrationTokens, GptqOptions, LinearSummary, Method, Options, Summary, quantize,
+    CalibrationTokens, Event, GptqOptions, LinearSummary, Method, Options, Summary, quantize,
 };
+use treillage_telemetry::Stages;
 
 use self::methods::MethodArgs;
 use crate::{
     fixtures, names, output,
     progress::Quantizing,
     runtime::{self, Arithmetic, Backend, DeviceArgs},
+    stats::StatsArgs,
     table::{self, Table},
 };
 
@@ -47,6 +49,8 @@ pub(crate) struct Args {
     seed: u64,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    stats: StatsArgs,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
@@ -66,8 +70,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         &tokens,
         &options,
         Quantizing::new(!json, "quantize".to_owned()),
-    )?;
-    output::print(&report, json)
+        args.stats.stages(),
+    );
+    args.stats.tell(None)?;
+    output::print(&report?, json)
 }
 
 /// Quantizes `source` into `out`.
@@ -78,9 +84,13 @@ pub(crate) fn quantize_to(
     tokens: &CalibrationTokens,
     options: &Options,
     mut progress: Quantizing,
+    stages: &Stages,
 ) -> Result<Report> {
     let start = Instant::now();
     let summary = quantize(backend, source, out, tokens, options, &mut |event| {
+        if let Event::Took { stage, time } = event {
+            stages.record(stage.name(), time);
+        }
         progress.show(&event);
     })?;
     Ok(Report {

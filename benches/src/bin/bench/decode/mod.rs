@@ -21,7 +21,7 @@ use treillage_gpu::{Adapters, GpuBackend};
 use treillage_model::Model;
 use treillage_trellis::{Bits, Codebook};
 
-use crate::device::{Device, copy_bandwidth};
+use crate::device::{Device, copy_bandwidth, f32_rate};
 use crate::{ArithmeticChoice, Storage};
 use rounds::{Lengths, Measured, Rounds};
 
@@ -74,7 +74,7 @@ pub(crate) struct Args {
     profile: bool,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a number from 1 on".to_owned()),
         Ok(number) => Ok(number),
@@ -91,12 +91,15 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
         })
     };
     let weights = RandomModel::new(kind(args.bpw)?, kind(head_bits)?);
+    let whole = args.preset.config(None, None)?;
     let mut artifact = Artifact::new(
         "decode",
         json!({
             "preset": args.preset.name,
             "layers": config.num_layers,
+            "model_layers": whole.num_layers,
             "vocabulary": config.vocab_size,
+            "model_vocabulary": whole.vocab_size,
             "format": args.format.to_string(),
             "bits": args.bpw,
             "head_bits": head_bits,
@@ -166,8 +169,8 @@ impl Bench<'_> {
         };
         let backend = GpuBackend::new(adapters.get(index)?, options)?;
         backend.time_kernels(false);
-        let bandwidth = match self.args.profile {
-            true => Some(copy_bandwidth(backend.gpu())?),
+        let limits = match self.args.profile {
+            true => Some((copy_bandwidth(backend.gpu())?, f32_rate(backend.gpu())?)),
             false => None,
         };
         let before = backend.gpu().allocated();
@@ -208,8 +211,9 @@ impl Bench<'_> {
         json["submissions_per_token"] = submissions.into();
         json["bind_groups_made"] = groups.into();
         json["device_bytes"] = json!({"weights": slabs, "activations": arena, "rest": rest});
-        if let Some(bandwidth) = bandwidth {
+        if let Some((bandwidth, rate)) = limits {
             json["copy_bytes_per_second"] = bandwidth.into();
+            json["f32_operations_per_second"] = rate.into();
             json["profiles"] = profile::take(&backend, &mut rounds, bandwidth)?;
         }
         let counts = backend.telemetry().counts();

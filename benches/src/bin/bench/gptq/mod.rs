@@ -202,6 +202,7 @@ fn measure(
         println!("{:<16}  {}", "", shown(&errors));
         artifact.push(json!({
             "workload": name,
+            "device": "cpu",
             "outputs": outputs,
             "inputs": inputs,
             "format": format,

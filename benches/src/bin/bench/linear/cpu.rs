@@ -13,6 +13,7 @@ use super::Cases;
 use crate::{ArithmeticChoice, Storage};
 
 #[derive(clap::Args)]
+#[group(id = "on-cpu")]
 pub(crate) struct Args {
     /// trellis, int2, int3, int4, int8, nvfp4, mxfp4, fp4
     #[arg(long, value_delimiter = ',', default_values_t = [

@@ -17,6 +17,7 @@ use crate::ArithmeticChoice;
 use crate::device::copy_bandwidth;
 
 #[derive(clap::Args)]
+#[group(id = "on-gpu")]
 pub(crate) struct Args {
     /// Do without cooperative matrices
     #[arg(long)]
