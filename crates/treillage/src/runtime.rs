@@ -33,8 +33,8 @@ pub(crate) trait Runs: Inference + Sized {
     /// Whether it multiplies some packed linears with 8-bit activations.
     fn uses_int8(&self) -> bool;
 
-    /// What it counted, if it counts: see [`Counts`].
-    fn counts(&self) -> Option<Counts>;
+    /// What it counted.
+    fn counts(&self) -> Counts;
 
     /// One on the same device that computes with all the precision that weights have.
     fn exact(&self) -> Result<Self>;
@@ -45,8 +45,8 @@ impl Runs for CpuBackend {
         self.options().arithmetic == Arithmetic::Int8
     }
 
-    fn counts(&self) -> Option<Counts> {
-        None
+    fn counts(&self) -> Counts {
+        self.telemetry().counts()
     }
 
     fn exact(&self) -> Result<Self> {
@@ -59,8 +59,8 @@ impl Runs for GpuBackend {
         !self.gpu().options().exact
     }
 
-    fn counts(&self) -> Option<Counts> {
-        Some(self.telemetry().counts())
+    fn counts(&self) -> Counts {
+        self.telemetry().counts()
     }
 
     fn exact(&self) -> Result<Self> {
@@ -179,7 +179,7 @@ pub(crate) struct RuntimeArgs {
     /// Bits of a value in the cache of keys and values: 8 takes half the memory of 16 and reads half as much, on a GPU
     #[arg(long, value_name = "8|16", value_parser = cache_bits)]
     cache_bits: Option<CacheBits>,
-    /// Tell in the end what the GPU counted: work that fell back, values that are not finite
+    /// Tell in the end what was counted: work that was asked of a GPU and fell back, values that are not finite
     #[arg(long)]
     stats: bool,
 }

@@ -293,7 +293,11 @@ impl Job<'_> {
         let matrices = self.context.linears.matrices(self.context)?;
         let limits = self.context.gpu().limits();
         let roomy = limits.max_compute_workgroup_storage_size >= TrellisMatmul::WORKGROUP_BYTES;
-        let sharing = self.sharing(experts);
+        // Halves end at 65504.
+        let sharing = match self.context.guard.is_plain() {
+            true => 1,
+            false => self.sharing(experts),
+        };
         let mut few = Vec::new();
         for &product in products {
             let done = match sharing {
@@ -337,7 +341,8 @@ impl Job<'_> {
         params.per_split = cut.per_split as u32;
         params.splits = cut.splits as u32;
         params.pairs = 4 / cut.parts as u32;
-        let sign = codebook == Codebook::Mul1 && rows == 1 && !gpu.options().exact;
+        let exact = gpu.options().exact || self.context.guard.is_plain();
+        let sign = codebook == Codebook::Mul1 && rows == 1 && !exact;
         let kernel = Kernel::Trellis(TrellisGemv {
             bits,
             codebook,
@@ -484,6 +489,7 @@ mod tests {
                     per_row: 1,
                     residual,
                     up: 0,
+                    pick: None,
                 };
                 let outputs = [(), ()].map(|()| context.tensor(rows, shape.out_features).unwrap());
                 job.few_rows(&x, kind, bits, codebook, &[(&linear, &outputs[0])])

@@ -116,6 +116,7 @@ pub(super) fn route(
     gate: Option<&Linear>,
 ) -> Result<(Tensor, Choices, bool), Error> {
     if x.rows() <= MAX_TOGETHER
+        && !context.guard.is_plain()
         && let Some(dense) = router.dense()
     {
         #[derive(Clone, Copy, Pod, Zeroable)]
@@ -192,7 +193,7 @@ pub(super) fn route(
         )?;
         return Ok((normed, room.choices, gated));
     }
-    let normed = norm.apply(context, x)?;
+    let normed = norm.apply(context, x, context.guard.flag())?;
     let logits = first(project(context, &normed, &[router], None)?)?;
     let choices = choose(context, &logits, rules)?;
     Ok((normed, choices, false))

@@ -147,8 +147,8 @@ pub(crate) struct Report {
     /// Error of the int8 path.
     pub(crate) int8: Option<Deviation>,
     pub(crate) seconds: f64,
-    /// What a GPU counted.
-    telemetry: Option<Counts>,
+    /// What the backend counted.
+    telemetry: Counts,
 }
 
 /// How far a model is from its reference.

@@ -94,8 +94,8 @@ struct Report<'a> {
     generated: &'a Generated,
     #[serde(flatten)]
     speed: Speed,
-    /// What a GPU counted.
-    telemetry: Option<Counts>,
+    /// What the backend counted.
+    telemetry: Counts,
 }
 
 /// Generates and prints the text as it comes, or keeps silent for a machine that wants it whole.
