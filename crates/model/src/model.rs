@@ -129,8 +129,8 @@ impl<'m, B: Inference> Session<'m, B> {
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`] if there are none; if they are outside the vocabulary or do not fit the session, which
-    /// then is as before. Where a value is not finite, and still is not on the [reference path](Self::guarded); then tokens may
-    /// be forgotten: see [`len`](Self::len).
+    /// then is as before. And if a value is not finite, also when it is [computed again](Inference::recover); then tokens may be
+    /// forgotten: see [`len`](Self::len).
     pub fn extend(&mut self, ids: &[u32]) -> Result<Vec<f32>, Error> {
         self.guarded(|session| {
             let (hidden, rows) = session.read_chunks(ids)?;
