@@ -24,7 +24,7 @@ pub(crate) type Backend = CpuBackend;
 
 /// What runs models, as the command line chose: commands are written once, for any [`Runs`].
 pub(crate) enum Runner {
-    Cpu(CpuBackend),
+    Cpu(Box<CpuBackend>),
     Gpu(Box<GpuBackend>),
 }
 
@@ -128,7 +128,7 @@ impl DeviceArgs {
             Some(CacheBits::Eight) => {
                 bail!("--cache-bits 8: only GPUs keep such caches (--device gpu)")
             }
-            _ => Ok(Runner::Cpu(backend(arithmetic))),
+            _ => Ok(Runner::Cpu(Box::new(backend(arithmetic)))),
         };
         let adapters = match self.device {
             Device::Cpu => return cpu(),

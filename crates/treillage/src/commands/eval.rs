@@ -58,8 +58,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let progress = Evaluating::new(!json, "eval".to_owned());
     let report = match args.runtime.runner()? {
         Runner::Cpu(on) => {
-            let report = evaluate(&on, dir, reference, &tokens, windows, progress);
-            args.runtime.end(&on, report)?
+            let report = evaluate(&*on, dir, reference, &tokens, windows, progress);
+            args.runtime.end(&*on, report)?
         }
         Runner::Gpu(on) => {
             let report = evaluate(&*on, dir, reference, &tokens, windows, progress);
