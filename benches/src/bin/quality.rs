@@ -144,9 +144,12 @@ fn trellis(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
         true => parts(args, &trials.tokenizer)?,
         false => vec![args.setting.calibration(&trials.tokenizer)?],
     };
-    println!("| bpw | recipe | KL divergence, nats/token | perplexity | same top token | s |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| bpw | recipe | KL divergence, nats/token | against the first | perplexity | same top token | s |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     for &bits_per_weight in &args.bpw {
+        let mut first: Option<Found> = None;
         for (name, recipe) in &recipes {
             let trellis = TrellisOptions {
                 bits_per_weight,
@@ -167,11 +170,16 @@ fn trellis(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
                     (options, calibration)
                 });
             let found = trials.found(jobs)?;
-            println!("| {bits_per_weight} | {name} | {} |", found.row());
+            let step = first.as_ref().map(|first| found.minus(first));
+            let (divergence, rest) = found.cells();
+            let shown = shown(step);
+            println!("| {bits_per_weight} | {name} | {divergence} | {shown} | {rest} |");
             artifact.push(found.json(json!({
                 "bits_per_weight": bits_per_weight,
                 "recipe": recipe,
+                "against_the_first": step,
             })));
+            first.get_or_insert(found);
         }
     }
     Ok(())
@@ -193,9 +201,7 @@ fn mr_gptq(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
                 .map(|part| (Options::mr_gptq(gptq.clone()), part));
             let found = trials.found(jobs)?;
             let step = above.as_ref().map(|above| found.minus(above));
-            let step_shown = step.map_or("–".to_owned(), |(mean, deviation)| {
-                format!("{mean:+.5} ± {deviation:.5}")
-            });
+            let step_shown = shown(step);
             let (divergence, rest) = found.cells();
             println!("| {format} | {name} | {divergence} | {step_shown} | {rest} |");
             artifact.push(found.json(json!({
@@ -208,6 +214,13 @@ fn mr_gptq(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
         }
     }
     Ok(())
+}
+
+/// A difference and its spread, if there is one.
+fn shown(step: Option<(f64, f64)>) -> String {
+    step.map_or("–".to_owned(), |(mean, deviation)| {
+        format!("{mean:+.5} ± {deviation:.5}")
+    })
 }
 
 /// Disjoint parts of the calibration text, each with its share of the rows.
