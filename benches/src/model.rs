@@ -7,6 +7,7 @@ use rand::{Rng, RngCore};
 use treillage_backend::{DenseData, DenseWeights, LinearShape, LinearWeights};
 use treillage_checkpoint::ModelConfig;
 use treillage_model::{Error, Weights, plan};
+use treillage_trellis::Bits;
 
 use crate::random::{self, Kind};
 
@@ -17,6 +18,8 @@ use crate::random::{self, Kind};
 pub struct RandomModel {
     /// What the blocks' linears are.
     blocks: Kind,
+    /// Whether rates of experts differ.
+    mixed: bool,
     /// What the head is.
     head: Kind,
     pool: Vec<u64>,
@@ -37,7 +40,46 @@ impl RandomModel {
     pub fn new(blocks: Kind, head: Kind) -> Self {
         let mut pool = vec![0; POOL];
         random::rng(1).fill(&mut pool[..]);
-        Self { blocks, head, pool }
+        Self {
+            blocks,
+            mixed: false,
+            head,
+            pool,
+        }
+    }
+
+    /// The same, but with trellis codes of three rates for experts: of each expert, gate, up and down have one rate less than asked
+    /// for, that rate, and one more, in an order that goes round from expert to expert. The average stays what it was.
+    ///
+    /// # Errors
+    /// If blocks are no trellis codes, or there are no such rates.
+    pub fn mixed(self) -> anyhow::Result<Self> {
+        match self.blocks {
+            Kind::Trellis(bits, _) if (2..8).contains(&bits.get()) => Ok(Self {
+                mixed: true,
+                ..self
+            }),
+            _ => anyhow::bail!("mixed rates are of trellis codes, at 2 to 7 bits"),
+        }
+    }
+
+    /// What the linear under `prefix` is, of a block.
+    fn kind(&self, prefix: &str) -> Kind {
+        const PARTS: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+        let place = prefix
+            .split_once(".experts.")
+            .and_then(|(_, rest)| rest.split_once('.'))
+            .and_then(|(expert, part)| {
+                let part = PARTS.iter().position(|name| *name == part)?;
+                Some(expert.parse::<usize>().ok()? + part)
+            });
+        match (self.blocks, place) {
+            (Kind::Trellis(bits, codebook), Some(place)) if self.mixed => {
+                let bits = Bits::new(bits.get() - 1 + place % 3).unwrap_or(bits);
+                Kind::Trellis(bits, codebook)
+            }
+            (kind, _) => kind,
+        }
     }
 
     /// Bytes that the weights take: of all that is outside of blocks, and of each block.
@@ -73,7 +115,7 @@ impl Weights for RandomModel {
         }
         let kind = match prefix {
             "lm_head" => self.head,
-            _ => self.blocks,
+            _ => self.kind(prefix),
         };
         Ok(random::linear(&mut self.numbers(prefix), shape, kind)?)
     }
@@ -129,7 +171,7 @@ impl RngCore for Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use treillage_trellis::{Bits, Codebook};
+    use treillage_trellis::Codebook;
 
     use super::*;
 
@@ -169,6 +211,28 @@ mod tests {
         assert_eq!(first.len(), 128 * 256 * 3 / 16);
         assert_eq!(first, words(PREFIX));
         assert_ne!(first, words("model.layers.0.mlp.experts.1.up_proj"));
+    }
+
+    #[test]
+    fn mixed_rates_have_the_average_of_one() {
+        let model = model().mixed().expect("trellis codes");
+        let bits = |prefix: &str| match model.kind(prefix) {
+            Kind::Trellis(bits, _) => bits.get(),
+            Kind::Grouped(_) => 0,
+        };
+        for expert in 0..12 {
+            let of = |part| bits(&format!("model.layers.3.mlp.experts.{expert}.{part}"));
+            let mut all = [of("gate_proj"), of("up_proj"), of("down_proj")];
+            all.sort_unstable();
+            assert_eq!(all, [2, 3, 4]);
+        }
+        assert_eq!(bits("model.layers.3.mlp.shared_experts.up_proj"), 3);
+        assert_eq!(bits("model.layers.3.self_attn.q_proj"), 3);
+        let half = |bits| {
+            let kind = Kind::Trellis(Bits::new(bits).expect("a rate"), Codebook::Mul1);
+            RandomModel::new(kind, kind).mixed()
+        };
+        assert!(half(1).is_err() && half(8).is_err());
     }
 
     #[test]

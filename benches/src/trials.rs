@@ -167,12 +167,6 @@ impl Found {
         )
     }
 
-    /// All that is shown.
-    pub fn row(&self) -> String {
-        let (divergence, rest) = self.cells();
-        format!("{divergence} | {rest}")
-    }
-
     /// The difference of the divergences, trial by trial: what the trials have in common cancels.
     pub fn minus(&self, other: &Found) -> (f64, f64) {
         let (own, others) = (self.divergences(), other.divergences());

@@ -153,7 +153,7 @@ fn append(kv_head: u32, l: Lanes) {
         var largest = vec4(0.0);
         for (var channel = l.lane; channel < HEAD_DIM; channel += TILE) {
             let pair = vec2(head[channel], qkv[p.v_at + first + channel]);
-            largest = max(largest, vec4(abs(pair), 0.0, 0.0));
+            largest = max(largest, vec4(magnitudes(pair), 0.0, 0.0));
         }
         largest = workgroup_max4(largest, l);
         scales = vec2(scale_of(largest.x), scale_of(largest.y));

@@ -46,7 +46,8 @@ fn scale_head(pair: vec2<f32>, h: u32, position: u32, which: u32, l: Lanes) -> f
     if !SCALED {
         return 1.0;
     }
-    let scale = scale_of(workgroup_max(max(abs(pair.x), abs(pair.y)), l));
+    let loud = magnitudes(pair);
+    let scale = scale_of(workgroup_max(max(loud.x, loud.y), l));
     if l.lane == 0u {
         let at = (p.kv_heads * (HEAD_DIM / 8u) + h) * p.capacity + position;
         keys[2u * at + which] = bitcast<u32>(scale);

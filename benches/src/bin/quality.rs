@@ -1,8 +1,9 @@
 //! How far quantized models are from their original, on text that calibration did not see: trellis codes per recipe
 //! and rate, or MR-GPTQ per format and solver.
 //!
-//! Each figure is a mean, with the spread beside it: of trellis codes over several seeds of their random signs, of
-//! MR-GPTQ, which draws nothing, over calibration with disjoint parts of the text.
+//! Each figure is a mean, with the spread beside it: of trellis codes over several seeds of their random signs, with
+//! `--disjoint` each with a part of the calibration text of its own, of MR-GPTQ, which draws nothing, over calibration with disjoint
+//! parts of the text.
 
 use std::{fs, path::PathBuf};
 
@@ -16,8 +17,8 @@ use treillage_benches::{
 use treillage_gptq::{Format, Rotation, Solver};
 use treillage_model::text::Tokenizer;
 use treillage_quantize::{
-    AllocationRule, CalibrationTokens, GptqOptions, HeadBits, Options, Recipe, RotationRule,
-    TrellisOptions,
+    AllocationRule, CalibrationTokens, ExpertTokens, GptqOptions, HeadBits, Options, Recipe,
+    RotationRule, TrellisOptions,
 };
 
 /// Quantizes a model in several ways and compares each result with the original
@@ -35,7 +36,8 @@ struct Args {
     /// Trellis: bits of the head; 16 keeps it
     #[arg(long, default_value_t = 6)]
     head_bits: u8,
-    /// Trellis: `treillage`, `original`, or the fields of a recipe that differ from `treillage`'s, as JSON; may be repeated
+    /// Trellis: `treillage`, `original`, `routed` and `all` (experts' Hessians of their own tokens alone, and of all tokens), or
+    /// the fields of a recipe that differ from `treillage`'s, as JSON; may be repeated
     #[arg(long = "recipe", default_values = ["original", "treillage"])]
     recipes: Vec<String>,
     /// MR-GPTQ: formats
@@ -48,6 +50,9 @@ struct Args {
     /// Seeds, or parts of the calibration text, to average over
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
+    /// Trellis: give each seed a part of the calibration text of its own, and its share of the rows
+    #[arg(long)]
+    disjoint: bool,
     #[command(flatten)]
     setting: Setting,
     /// Where the artifact goes
@@ -72,6 +77,7 @@ fn main() -> Result<()> {
             "calibration": [args.setting.calib_rows, args.setting.calib_cols],
             "head_bits": args.head_bits,
             "seeds": args.seeds,
+            "disjoint": args.disjoint,
             "context": args.setting.context,
             "windows": args.setting.windows,
         }),
@@ -88,8 +94,18 @@ fn parse_recipe(name: &str) -> Result<Recipe> {
     match name {
         "treillage" => Ok(Recipe::treillage()),
         "original" => Ok(Recipe::original()),
+        "routed" => Ok(Recipe {
+            experts: ExpertTokens::routed(),
+            ..Recipe::treillage()
+        }),
+        "all" => Ok(Recipe {
+            experts: ExpertTokens::All,
+            ..Recipe::treillage()
+        }),
         json if json.starts_with('{') => serde_json::from_str(json).context("--recipe"),
-        other => bail!("no recipe `{other}`: expected treillage, original or a JSON object"),
+        other => {
+            bail!("no recipe `{other}`: expected treillage, original, routed, all or a JSON object")
+        }
     }
 }
 
@@ -124,10 +140,16 @@ fn trellis(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
     let recipes = args.recipes.iter();
     let recipes = recipes.map(|name| Ok((name.as_str(), parse_recipe(name)?)));
     let recipes = recipes.collect::<Result<Vec<_>>>()?;
-    let calibration = args.setting.calibration(&trials.tokenizer)?;
-    println!("| bpw | recipe | KL divergence, nats/token | perplexity | same top token | s |");
-    println!("|---|---|---|---|---|---|");
+    let calibrations = match args.disjoint {
+        true => parts(args, &trials.tokenizer)?,
+        false => vec![args.setting.calibration(&trials.tokenizer)?],
+    };
+    println!(
+        "| bpw | recipe | KL divergence, nats/token | against the first | perplexity | same top token | s |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     for &bits_per_weight in &args.bpw {
+        let mut first: Option<Found> = None;
         for (name, recipe) in &recipes {
             let trellis = TrellisOptions {
                 bits_per_weight,
@@ -136,20 +158,28 @@ fn trellis(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
                 allocation: AllocationRule::Position,
                 ..TrellisOptions::default()
             };
-            let jobs = (0..args.seeds).map(|seed| {
-                let options = Options {
-                    seed,
-                    recipe: recipe.clone(),
-                    ..Options::trellis(trellis.clone())
-                };
-                (options, &calibration)
-            });
+            let calibrations = calibrations.iter().cycle();
+            let jobs = (0..args.seeds)
+                .zip(calibrations)
+                .map(|(seed, calibration)| {
+                    let options = Options {
+                        seed,
+                        recipe: recipe.clone(),
+                        ..Options::trellis(trellis.clone())
+                    };
+                    (options, calibration)
+                });
             let found = trials.found(jobs)?;
-            println!("| {bits_per_weight} | {name} | {} |", found.row());
+            let step = first.as_ref().map(|first| found.minus(first));
+            let (divergence, rest) = found.cells();
+            let shown = shown(step);
+            println!("| {bits_per_weight} | {name} | {divergence} | {shown} | {rest} |");
             artifact.push(found.json(json!({
                 "bits_per_weight": bits_per_weight,
                 "recipe": recipe,
+                "against_the_first": step,
             })));
+            first.get_or_insert(found);
         }
     }
     Ok(())
@@ -171,9 +201,7 @@ fn mr_gptq(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
                 .map(|part| (Options::mr_gptq(gptq.clone()), part));
             let found = trials.found(jobs)?;
             let step = above.as_ref().map(|above| found.minus(above));
-            let step_shown = step.map_or("–".to_owned(), |(mean, deviation)| {
-                format!("{mean:+.5} ± {deviation:.5}")
-            });
+            let step_shown = shown(step);
             let (divergence, rest) = found.cells();
             println!("| {format} | {name} | {divergence} | {step_shown} | {rest} |");
             artifact.push(found.json(json!({
@@ -186,6 +214,13 @@ fn mr_gptq(trials: &Trials<'_>, args: &Args, artifact: &mut Artifact) -> Result<
         }
     }
     Ok(())
+}
+
+/// A difference and its spread, if there is one.
+fn shown(step: Option<(f64, f64)>) -> String {
+    step.map_or("–".to_owned(), |(mean, deviation)| {
+        format!("{mean:+.5} ± {deviation:.5}")
+    })
 }
 
 /// Disjoint parts of the calibration text, each with its share of the rows.

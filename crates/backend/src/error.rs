@@ -73,6 +73,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether an op met a value that is not finite.
+    pub fn is_not_finite(&self) -> bool {
+        matches!(
+            self,
+            Self::NotFinite(_) | Self::Routing(treillage_moe::Error::NotFinite { .. })
+        )
+    }
+
     /// Checks that `found` is `expected`.
     ///
     /// # Errors

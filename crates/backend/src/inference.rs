@@ -41,8 +41,16 @@ pub trait Inference: Send + Sync {
     fn prompt_rows(&self) -> usize;
 
     /// What follows is block `index` of a model, counted from 0: to be named where something goes wrong, and for nothing else.
+    /// Blocks of `treillage-model` say so themselves.
     fn enter_block(&self, index: usize) {
         _ = index;
+    }
+
+    /// Runs `again`, which repeats what failed with [`Error::NotFinite`] and reads the result, with all of its ops on the
+    /// reference path: in f32, where others are faster. Where that is finite it is counted as a recovery. A backend that has one path
+    /// runs it as it is.
+    fn recover<T, E>(&self, again: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        again()
     }
 
     /// Loads an RMS norm: `x / sqrt(mean(x²) + epsilon) ∘ weight`.

@@ -4,6 +4,7 @@ use treillage_backend::{
     Error, Inference, LatentInputs, LatentSpec, LinearShape, LinearWeights, MixerSpec, MoeLayer,
     Routing, SwiGlu,
 };
+use treillage_telemetry::Telemetry;
 use treillage_trellis::SimdLevel;
 use treillage_trellis::lanes::Isa;
 
@@ -11,6 +12,7 @@ use crate::attention::{Expansion, RopeTables, attention, latent_attention};
 use crate::cache::Cache;
 use crate::compute::Compute;
 use crate::delta::{DeltaRule, delta_rule};
+use crate::guard::Guard;
 use crate::linear::Linear;
 use crate::moe::{Experts, mlp, moe};
 use crate::norm::Norm;
@@ -47,11 +49,16 @@ impl Default for Options {
 }
 
 /// Runs ops at once, on the threads of the rayon pool it is called from.
+///
+/// What goes into a projection with a norm, into a network or into experts, and what comes out of those, is looked at: a value
+/// that is not finite is [`Error::NotFinite`], with the block, the row, and what else is in it. It is computed again on the
+/// [plain path](Self::compute_plainly).
 #[derive(Debug)]
 pub struct CpuBackend {
     options: Options,
     compute: Compute,
     ropes: RopeTables,
+    guard: Guard,
 }
 
 impl CpuBackend {
@@ -62,14 +69,39 @@ impl CpuBackend {
             compute: Compute {
                 isa: Isa::at_most(options.simd),
                 arithmetic: options.arithmetic,
+                plain: false,
             },
             ropes: RopeTables::default(),
+            guard: Guard::default(),
         }
     }
 
     /// What it was made with.
     pub fn options(&self) -> Options {
         self.options
+    }
+
+    /// What it counts: values that are not finite, and tokens in layers of experts.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.guard.telemetry
+    }
+
+    /// Whether ops from here on take the plain path, to compare with and to fall back to: in f32, one linear at a time, one expert at
+    /// a time.
+    pub fn compute_plainly(&self, on: bool) {
+        self.guard.set_plain(on);
+    }
+
+    /// How ops are computed now.
+    fn compute(&self) -> Compute {
+        match self.guard.is_plain() {
+            true => Compute {
+                arithmetic: Arithmetic::Exact,
+                plain: true,
+                ..self.compute
+            },
+            false => self.compute,
+        }
     }
 }
 
@@ -107,6 +139,14 @@ impl Inference for CpuBackend {
 
     fn runs_behind(&self) -> bool {
         false
+    }
+
+    fn enter_block(&self, index: usize) {
+        self.guard.enter(index);
+    }
+
+    fn recover<T, E>(&self, again: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        self.guard.recover(again)
     }
 
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Norm, Error> {
@@ -201,7 +241,7 @@ impl Inference for CpuBackend {
         let rows = (0..logits.rows()).into_par_iter();
         rows.map(|row| choice.choose(logits.row(row)))
             .collect::<Option<_>>()
-            .ok_or_else(|| Error::NotFinite("a logit".to_owned()))
+            .ok_or_else(|| self.guard.no_choice())
     }
 
     fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<u32>, Error> {
@@ -214,11 +254,12 @@ impl Inference for CpuBackend {
         norm: &Norm,
         linears: [&Linear; N],
     ) -> Result<[Tensor; N], Error> {
-        project(self.compute, &norm.apply(self.compute.isa, x)?, linears)
+        self.guard.check(x)?;
+        project(self.compute(), &norm.apply(self.compute.isa, x)?, linears)
     }
 
     fn project_add(&self, x: &Tensor, linear: &Linear, residual: &Tensor) -> Result<Tensor, Error> {
-        project_add(self.compute, x, linear, residual)
+        project_add(self.compute(), x, linear, residual)
     }
 
     fn attention(
@@ -239,7 +280,7 @@ impl Inference for CpuBackend {
         cache: &mut Cache,
     ) -> Result<Tensor, Error> {
         let cache = cache.latents()?;
-        latent_attention(self.compute, &inputs, expansion, spec, cache, &self.ropes)
+        latent_attention(self.compute(), &inputs, expansion, spec, cache, &self.ropes)
     }
 
     fn delta_rule(
@@ -253,7 +294,10 @@ impl Inference for CpuBackend {
     }
 
     fn mlp(&self, x: &Tensor, norm: &Norm, network: &SwiGlu<Linear>) -> Result<Tensor, Error> {
-        mlp(self.compute, x, norm, network)
+        self.guard.check(x)?;
+        let out = mlp(self.compute(), x, norm, network)?;
+        self.guard.check(&out)?;
+        Ok(out)
     }
 
     fn moe(
@@ -263,6 +307,16 @@ impl Inference for CpuBackend {
         layer: MoeLayer<'_, Self>,
         routing: &Routing,
     ) -> Result<Tensor, Error> {
-        moe(self.compute, x, norm, layer, routing)
+        self.guard.check(x)?;
+        let out = moe(self.compute(), x, norm, layer, routing);
+        let out = out.map_err(|error| self.guard.routed(error))?;
+        self.guard.check(&out)?;
+        let metrics = &self.guard.telemetry.moe_metrics;
+        metrics.tokens_processed.add(x.rows() as u64);
+        match self.guard.is_plain() {
+            true => metrics.fallback_used.add(1),
+            false => metrics.fast_path_used.add(1),
+        }
+        Ok(out)
     }
 }

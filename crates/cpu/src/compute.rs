@@ -9,4 +9,6 @@ pub(crate) struct Compute {
     pub(crate) isa: Isa,
     /// How packed linears are multiplied.
     pub(crate) arithmetic: Arithmetic,
+    /// One linear at a time, and one expert at a time.
+    pub(crate) plain: bool,
 }

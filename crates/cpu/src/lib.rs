@@ -46,6 +46,7 @@
 //! | `attention` | to keys and values or to latents: positions, the running softmax |
 //! | `delta` | the gated delta rule, token by token and in chunks |
 //! | `swiglu`, `moe` | networks and routed experts |
+//! | `guard` | values that are not finite: where they are met first, and whether to compute in f32 alone |
 //! | `norm`, `math` | RMS norm; functions that vectorise |
 
 mod attention;
@@ -56,6 +57,7 @@ mod compute;
 mod delta;
 mod dots;
 pub mod grouped;
+mod guard;
 mod linear;
 mod math;
 mod moe;

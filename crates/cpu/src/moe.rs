@@ -121,11 +121,25 @@ pub(crate) fn moe(
     let groups = group(&routes);
 
     let gathered = gather(&normed, &routes, &groups);
-    let mut batches = Batches::new(experts.width, experts.intermediate);
-    for expert in groups.active() {
-        batches.push(&experts.networks[expert], groups.range(expert).len())?;
+    let active: Vec<usize> = groups.active().collect();
+    let at_once = if compute.plain {
+        1
+    } else {
+        active.len().max(1)
+    };
+    let mut hidden = Vec::with_capacity(routes.choices().len() * experts.intermediate);
+    let mut given = vec![0.0; gathered.len()];
+    for some in active.chunks(at_once) {
+        let mut batches = Batches::new(experts.width, experts.intermediate);
+        for &expert in some {
+            batches.push(&experts.networks[expert], groups.range(expert).len())?;
+        }
+        // Rows of experts that are active follow each other.
+        let rows = groups.range(some[0]).start..groups.range(some[some.len() - 1]).end;
+        let of_these = batches.hidden(compute, &gathered[span(&rows, experts.width)]);
+        batches.add_down(compute, &of_these, &mut given[span(&rows, experts.width)]);
+        hidden.extend(of_these);
     }
-    let hidden = batches.hidden(compute, &gathered);
     if let Some(watch) = &experts.watch {
         for expert in groups.active() {
             let rows = groups.range(expert);
@@ -134,8 +148,6 @@ pub(crate) fn moe(
             watch.observe(expert, input, hidden, &routes, &groups)?;
         }
     }
-    let mut given = vec![0.0; gathered.len()];
-    batches.add_down(compute, &hidden, &mut given);
     let mut sum = combine(x, &given, &routes, &groups);
     if let Some(shared) = shared {
         add_shared(compute, &normed, shared, router.watched(), &mut sum)?;

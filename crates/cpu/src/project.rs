@@ -26,7 +26,10 @@ pub(crate) fn project<const N: usize>(
         input: inputs.of(i),
         out: out.values_mut(),
     });
-    add_products(compute, products);
+    match compute.plain {
+        true => products.for_each(|product| add_products(compute, [product])),
+        false => add_products(compute, products),
+    }
     Ok(outputs)
 }
 

@@ -1,4 +1,4 @@
-//! The suites of inference that every backend passes, with each of this machine's instruction sets and both arithmetics.
+//! The suites of inference that every backend passes, with each of this machine's instruction sets, both arithmetics, and on the plain path.
 
 use treillage_cpu::{Arithmetic, CpuBackend, Options};
 use treillage_trellis::SimdLevel;
@@ -29,6 +29,19 @@ mod portable {
         1e-5
     );
     treillage_backend::hybrid_conformance!(backend(SimdLevel::Portable, Arithmetic::Exact), 1e-5);
+}
+
+mod plain {
+    use super::*;
+
+    fn plain() -> CpuBackend {
+        let backend = backend(SimdLevel::Avx512, Arithmetic::Int8);
+        backend.compute_plainly(true);
+        backend
+    }
+
+    treillage_backend::inference_conformance!(plain(), 1e-5);
+    treillage_backend::hybrid_conformance!(plain(), 1e-5);
 }
 
 mod int8 {

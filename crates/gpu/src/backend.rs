@@ -76,6 +76,12 @@ impl GpuBackend {
         self.context.recorder.time_kernels(on);
     }
 
+    /// Whether ops from here on take the plain path, to compare with and to fall back to: in f32, every step a kernel of its own, one
+    /// linear at a time, and of up to 8 rows one expert at a time. Caches keep what they are made for.
+    pub fn compute_plainly(&self, on: bool) {
+        self.context.guard.set_plain(on);
+    }
+
     /// Bytes of weights and of activations on the device; of what [`Gpu::allocated`] counts, the rest
     /// is caches of keys and values, tables of rotations, and small change.
     pub fn memory(&self) -> (u64, u64) {
@@ -88,9 +94,12 @@ impl GpuBackend {
             return Ok(());
         };
         self.context.recorder.write(&self.flags, &[0; guard::BYTES]);
-        self.telemetry.moe_metrics.nan_detected.add(1);
-        self.telemetry.nan_guard.fail(input);
-        Err(Error::NotFinite(guard::describe(&input)))
+        // What fails again was counted when it failed first.
+        if !self.context.guard.is_again() {
+            self.telemetry.moe_metrics.nan_detected.add(1);
+            self.telemetry.nan_guard.fail(input);
+        }
+        Err(Error::NotFinite(input.to_string()))
     }
 
     /// Lets the device start on an op of many rows.
@@ -142,6 +151,16 @@ impl Inference for GpuBackend {
 
     fn enter_block(&self, index: usize) {
         self.context.guard.enter(index);
+    }
+
+    fn recover<T, E>(&self, again: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        self.context.guard.set_again(true);
+        let result = again();
+        self.context.guard.set_again(false);
+        if result.is_ok() {
+            self.telemetry.nan_guard.recover();
+        }
+        result
     }
 
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Norm, Error> {
@@ -330,7 +349,9 @@ impl Inference for GpuBackend {
         norm: &Norm,
         network: &SwiGlu<Linear>,
     ) -> Result<Activations, Error> {
-        self.recorded(ops::mlp(&self.context, x, norm, network)?)
+        let out = ops::mlp(&self.context, x, norm, network)?;
+        let flag = self.context.guard.flag();
+        Ok(self.recorded(out)?.ending(flag))
     }
 
     fn moe(

@@ -1,6 +1,6 @@
 //! Watching for values that are not finite: kernels note them on the device, and every read brings the notes along.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use treillage_telemetry::TriggeringInput;
@@ -19,6 +19,8 @@ pub(crate) const BYTES: usize = 4 * WORDS * RECORDS;
 pub(crate) struct Guard {
     flags: Mutex<Option<Slice>>,
     block: AtomicU32,
+    plain: AtomicBool,
+    again: AtomicBool,
 }
 
 impl Guard {
@@ -29,6 +31,26 @@ impl Guard {
     pub(crate) fn enter(&self, index: usize) {
         let index = index.min(RECORDS - 2) as u32;
         self.block.store(index, Ordering::Relaxed);
+    }
+
+    /// Whether ops from here on take the plain path.
+    pub(crate) fn set_plain(&self, on: bool) {
+        self.plain.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether ops from here on repeat what failed, on the plain path.
+    pub(crate) fn set_again(&self, on: bool) {
+        self.again.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether ops repeat what failed.
+    pub(crate) fn is_again(&self) -> bool {
+        self.again.load(Ordering::Relaxed)
+    }
+
+    /// Whether ops take the plain path.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain.load(Ordering::Relaxed) || self.is_again()
     }
 
     /// The flag of the current block: the first word of its record.
@@ -65,21 +87,6 @@ pub(crate) fn first_noted(bytes: &[u8]) -> Option<TriggeringInput> {
     })
 }
 
-/// What is not finite, in words.
-pub(crate) fn describe(input: &TriggeringInput) -> String {
-    let place = match input.layer {
-        Some(layer) => format!("the input of something in layer {layer}"),
-        None => "a logit".to_owned(),
-    };
-    match input.not_finite {
-        0 => place,
-        count => format!(
-            "{place} (row {}: {count} values, the others up to {:e})",
-            input.row, input.largest_finite
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,7 +99,7 @@ mod tests {
         words[Guard::LOGITS as usize] = 1;
         let found = noted(&words).unwrap();
         assert_eq!(
-            (found.layer, describe(&found)),
+            (found.layer, found.to_string()),
             (None, "a logit".to_owned())
         );
         let guard = Guard::default();

@@ -38,7 +38,11 @@ const fn shape(in_features: usize, out_features: usize) -> LinearShape {
 }
 
 fn packed(shape: LinearShape) -> LinearWeights {
-    let tiles = [shape.in_features / 16, shape.out_features / 16, 48];
+    packed_at(shape, 3)
+}
+
+fn packed_at(shape: LinearShape, bits: usize) -> LinearWeights {
+    let tiles = [shape.in_features / 16, shape.out_features / 16, 16 * bits];
     let words: Vec<u16> = (0..tiles.iter().product::<usize>())
         .map(|i| (i * 40_503) as u16)
         .collect();
@@ -77,6 +81,8 @@ struct Routed {
 enum Kind {
     Dense,
     Routed,
+    /// With experts of 2, 3 and 4 bits, each linear of its own rate.
+    Mixed,
     /// With an expert that sees every token, loaded by itself.
     Shared,
     /// With one that was loaded with the others.
@@ -103,26 +109,32 @@ impl Block {
             let weights = LinearWeights::Dense { weight, bias: None };
             gpu.load_linear(weights, shape).unwrap()
         };
-        let expert = SwiGlu {
-            gate: packed(wide),
-            up: packed(wide),
-            down: packed(narrow),
+        let expert = |expert: usize| {
+            let bits = |part: usize| match kind {
+                Kind::Mixed => 2 + (expert + part) % 3,
+                _ => 3,
+            };
+            SwiGlu {
+                gate: packed_at(wide, bits(0)),
+                up: packed_at(wide, bits(1)),
+                down: packed_at(narrow, bits(2)),
+            }
         };
         let network = || SwiGlu {
             gate: linear(wide),
             up: linear(wide),
             down: linear(narrow),
         };
+        let experts = (0..EXPERTS).map(expert).collect();
         let network = match kind {
             Kind::Dense => Network::Dense(Box::new(network())),
-            Kind::Routed | Kind::Shared => Network::Routed(Box::new(Routed {
+            Kind::Routed | Kind::Mixed | Kind::Shared => Network::Routed(Box::new(Routed {
                 router: dense(EXPERTS),
-                experts: gpu.load_experts(vec![expert; EXPERTS], wide).unwrap(),
+                experts: gpu.load_experts(experts, wide).unwrap(),
                 shared: matches!(kind, Kind::Shared).then(|| (network(), dense(1))),
             })),
             Kind::Stacked => {
-                let experts = vec![expert.clone(); EXPERTS];
-                let loaded = gpu.load_experts_and_shared(experts, wide, expert, wide);
+                let loaded = gpu.load_experts_and_shared(experts, wide, expert(0), wide);
                 let (experts, shared) = loaded.unwrap();
                 Network::Routed(Box::new(Routed {
                     router: dense(EXPERTS),
@@ -217,9 +229,29 @@ fn a_token_takes_seven_kernels_a_block() {
         // One more adds up the parts of a long context.
         assert_eq!(count(&gpu, &block, &head, 1, 1024), 8 + 2);
     }
+    // Gate and up, and down, once for each rate: the 27 combinations that experts could have of them make no difference.
+    let block = Block::load(&gpu, Kind::Mixed);
+    assert_eq!(count(&gpu, &block, &head, 1, 0), 11 + 2);
     // Gate and up, and down, of an expert of all tokens that is not with the others.
     let block = Block::load(&gpu, Kind::Shared);
     assert_eq!(count(&gpu, &block, &head, 3, 0), 3 * 9 + 2);
+}
+
+/// Every step a kernel of its own, and every expert.
+#[test]
+fn the_plain_path_takes_a_kernel_for_everything() {
+    let Some(device) = support::open(Options::default()) else {
+        return;
+    };
+    let gpu = GpuBackend::on(&device).unwrap();
+    let size = shape(HIDDEN, INNER);
+    let head = gpu.load_linear(packed(size), size).unwrap();
+    let block = Block::load(&gpu, Kind::Routed);
+    gpu.compute_plainly(true);
+    // Norm, q, k, v, positions, attention, output; norm, router, top-k, gate and up of two experts, SwiGLU, down of two, the sum.
+    assert_eq!(count(&gpu, &block, &head, 1, 0), 7 + 11 + 2);
+    gpu.compute_plainly(false);
+    assert_eq!(count(&gpu, &block, &head, 1, 0), 7 + 2);
 }
 
 #[test]

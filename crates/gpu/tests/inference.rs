@@ -1,4 +1,4 @@
-//! The inference suite that every backend passes, with and without checks in kernels, and without subgroups.
+//! The inference suite that every backend passes, with and without checks in kernels, without subgroups, and on the plain path.
 #![allow(clippy::unwrap_used, reason = "what is not there is a failed test")]
 
 mod support;
@@ -39,6 +39,21 @@ mod checked {
         }),
         2e-2
     );
+}
+
+mod plain {
+    use super::*;
+
+    macro_rules! plain {
+        () => {{
+            let backend = backend!(Options::default());
+            backend.compute_plainly(true);
+            backend
+        }};
+    }
+
+    treillage_backend::inference_conformance!(plain!(), 2e-2);
+    treillage_backend::hybrid_conformance!(plain!(), 2e-2);
 }
 
 mod eight_bit_cache {

@@ -80,6 +80,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the model met a value that is not finite.
+    pub fn is_not_finite(&self) -> bool {
+        match self {
+            Self::NotFinite => true,
+            Self::Backend(error) => error.is_not_finite(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn weight(name: &str) -> impl FnOnce(treillage_backend::Error) -> Error + '_ {
         move |source| Error::Weight {
             name: name.to_owned(),

@@ -111,18 +111,20 @@ pub fn perplexity<B: Inference>(
         if chunk.opens_window {
             session.truncate(0);
         }
-        let hidden = session.forward(chunk.inputs)?;
-        let mut nll = 0.0;
-        for rows in row_pieces(chunk.targets.len(), vocabulary) {
-            let logits = session.logits(&hidden, rows.clone())?;
-            let losses: Vec<f64> = logits
-                .par_chunks_exact(vocabulary)
-                .zip(&chunk.targets[rows])
-                .map(|(row, &target)| LogSoftmax::new(row).nll(target))
-                .collect();
-            nll += losses.iter().sum::<f64>();
-        }
-        Ok(nll)
+        session.guarded(|session| {
+            let hidden = session.read_piece(chunk.inputs)?;
+            let mut nll = 0.0;
+            for rows in row_pieces(chunk.targets.len(), vocabulary) {
+                let logits = session.logits(&hidden, rows.clone())?;
+                let losses: Vec<f64> = logits
+                    .par_chunks_exact(vocabulary)
+                    .zip(&chunk.targets[rows])
+                    .map(|(row, &target)| LogSoftmax::new(row).nll(target))
+                    .collect();
+                nll += losses.iter().sum::<f64>();
+            }
+            Ok(nll)
+        })
     })
 }
 
@@ -159,24 +161,29 @@ pub fn compare<B: Inference, R: Inference>(
             session.truncate(0);
             reference.truncate(0);
         }
-        let hidden = session.forward(chunk.inputs)?;
         let reference_hidden = reference.forward(chunk.inputs)?;
-        let mut nll = 0.0;
-        for rows in row_pieces(chunk.targets.len(), vocabulary) {
-            let logits = session.logits(&hidden, rows.clone())?;
-            let reference_logits = reference.logits(&reference_hidden, rows.clone())?;
-            let scores: Vec<TokenScore> = logits
-                .par_chunks_exact(vocabulary)
-                .zip(reference_logits.par_chunks_exact(vocabulary))
-                .zip(&chunk.targets[rows])
-                .map(|((model, reference), &target)| TokenScore::new(model, reference, target))
-                .collect();
-            for score in scores {
-                nll += score.nll;
-                reference_nll += score.reference_nll;
-                divergence += score.divergence;
-                agreements += usize::from(score.agrees);
+        let scores = session.guarded(|session| {
+            let hidden = session.read_piece(chunk.inputs)?;
+            let mut scores = Vec::with_capacity(chunk.targets.len());
+            for rows in row_pieces(chunk.targets.len(), vocabulary) {
+                let logits = session.logits(&hidden, rows.clone())?;
+                let reference_logits = reference.logits(&reference_hidden, rows.clone())?;
+                let piece = logits
+                    .par_chunks_exact(vocabulary)
+                    .zip(reference_logits.par_chunks_exact(vocabulary))
+                    .zip(&chunk.targets[rows]);
+                let piece = piece
+                    .map(|((model, reference), &target)| TokenScore::new(model, reference, target));
+                scores.extend(piece.collect::<Vec<_>>());
             }
+            Ok(scores)
+        })?;
+        let mut nll = 0.0;
+        for score in scores {
+            nll += score.nll;
+            reference_nll += score.reference_nll;
+            divergence += score.divergence;
+            agreements += usize::from(score.agrees);
         }
         Ok(nll)
     })?;

@@ -129,10 +129,13 @@ impl<'m, B: Inference> Session<'m, B> {
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`] if there are none; if they are outside the vocabulary or do not fit the session, which
-    /// then is as before.
+    /// then is as before. And if a value is not finite, also when it is [computed again](Inference::recover); then tokens may be
+    /// forgotten: see [`len`](Self::len).
     pub fn extend(&mut self, ids: &[u32]) -> Result<Vec<f32>, Error> {
-        let (hidden, rows) = self.read_chunks(ids)?;
-        self.logits(&hidden, rows - 1..rows)
+        self.guarded(|session| {
+            let (hidden, rows) = session.read_chunks(ids)?;
+            session.logits(&hidden, rows - 1..rows)
+        })
     }
 
     /// As [`extend`](Self::extend), but lets the backend choose the token after the last.
@@ -140,9 +143,86 @@ impl<'m, B: Inference> Session<'m, B> {
     /// # Errors
     /// As [`extend`](Self::extend).
     pub fn extend_and_choose(&mut self, ids: &[u32], choice: &Choice) -> Result<B::Tokens, Error> {
+        self.guarded(|session| session.read_and_choose(ids, choice))
+    }
+
+    /// Chooses a token once more, which could not be read for a value that is not finite, as `failure` says: from token `from` on,
+    /// those it was chosen after are read again, on the reference path. What the model read before the host is forgotten.
+    ///
+    /// # Errors
+    /// `failure`, if that is not finite either; then tokens may be forgotten, see [`len`](Self::len). And if the backend fails.
+    pub fn choose_again(
+        &mut self,
+        failure: Error,
+        from: usize,
+        choice: &Choice,
+    ) -> Result<u32, Error> {
+        let ids = self.tokens[from..].to_vec();
+        self.again(failure, from, |session| {
+            let tokens = session.read_and_choose(&ids, choice)?;
+            let ids = session.backend.read_tokens(&tokens)?;
+            ids.first().copied().ok_or(Error::NotFinite)
+        })
+    }
+
+    fn read_and_choose(&mut self, ids: &[u32], choice: &Choice) -> Result<B::Tokens, Error> {
         let (hidden, rows) = self.read_chunks(ids)?;
         let last = self.backend.select_rows(&hidden, &[rows - 1])?;
         self.choose(&last, choice)
+    }
+
+    /// Runs `run`, which reads tokens and looks at what comes of it. Where that is not finite, it is done once more on the backend's
+    /// [reference path](Inference::recover). All tokens of `run` are read again, not one block of one piece: a backend that runs
+    /// behind tells of it when the blocks after it have run too.
+    pub(crate) fn guarded<T>(
+        &mut self,
+        run: impl Fn(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let before = self.len();
+        match run(self) {
+            Err(error) if error.is_not_finite() => self.again(error, before, run),
+            Err(error) => {
+                // Some caches may have taken tokens already.
+                self.truncate(before);
+                Err(error)
+            }
+            result => result,
+        }
+    }
+
+    /// Goes back to the first `before` tokens and runs `run` on the reference path. If that meets a value that is not finite, what
+    /// the caches hold may be to blame: they are filled anew, once.
+    fn again<T>(
+        &mut self,
+        failure: Error,
+        before: usize,
+        run: impl Fn(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let Some(known) = self.tokens.get(..before).map(<[u32]>::to_vec) else {
+            // Some of them the host does not know yet.
+            self.truncate(before);
+            return Err(failure);
+        };
+        for from in [before, 0] {
+            let kept = self.truncate(from);
+            let backend = self.backend;
+            let result = backend.recover(|| {
+                if kept < before {
+                    self.read_chunks(&known[kept..])?;
+                }
+                run(self)
+            });
+            match result {
+                Err(error) if error.is_not_finite() => {
+                    if kept == 0 {
+                        break;
+                    }
+                }
+                result => return result,
+            }
+        }
+        self.truncate(before);
+        Err(failure)
     }
 
     /// Reads the single token that the backend has chosen, before the host knows it, and lets it choose the next. What
@@ -193,11 +273,7 @@ impl<'m, B: Inference> Session<'m, B> {
         }
         let mut last = Err(Error::EmptyPrompt);
         for chunk in ids.chunks(self.backend.prompt_rows()) {
-            last = self.forward(chunk).map(|hidden| (hidden, chunk.len()));
-            if last.is_err() {
-                self.truncate(before);
-                break;
-            }
+            last = Ok((self.read_piece(chunk)?, chunk.len()));
         }
         last
     }
@@ -210,16 +286,15 @@ impl<'m, B: Inference> Session<'m, B> {
     /// midst of it, a single token may take others with it where there is a recurrent state: see [`len`](Self::len).
     pub fn forward(&mut self, ids: &[u32]) -> Result<B::Tensor, Error> {
         let before = self.len();
-        let result = self.forward_inner(ids);
-        match result {
-            Ok(_) => self.tokens.extend(ids),
-            // Some caches may have taken the tokens already.
-            Err(_) => _ = self.truncate(before),
+        let result = self.read_piece(ids);
+        if result.is_err() {
+            self.truncate(before);
         }
         result
     }
 
-    fn forward_inner(&mut self, ids: &[u32]) -> Result<B::Tensor, Error> {
+    /// As [`forward`](Self::forward), but an error leaves the caches as they are.
+    pub(crate) fn read_piece(&mut self, ids: &[u32]) -> Result<B::Tensor, Error> {
         let x = self.model.embedding.forward(self.backend, ids)?;
         // To go back to. A copy of all states for every single token would cost as much as the token.
         if ids.len() > 1 {
@@ -227,13 +302,13 @@ impl<'m, B: Inference> Session<'m, B> {
                 self.backend.mark_cache(cache)?;
             }
         }
-        self.blocks(x)
+        let hidden = self.blocks(x)?;
+        self.tokens.extend(ids);
+        Ok(hidden)
     }
 
     fn blocks(&mut self, mut x: B::Tensor) -> Result<B::Tensor, Error> {
-        for (index, (block, cache)) in (self.model.blocks.iter().zip(&mut self.caches)).enumerate()
-        {
-            self.backend.enter_block(index);
+        for (block, cache) in self.model.blocks.iter().zip(&mut self.caches) {
             x = block.forward(self.backend, &x, cache)?;
         }
         Ok(x)
@@ -252,3 +327,6 @@ impl<'m, B: Inference> Session<'m, B> {
         Ok(logits)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -220,10 +220,7 @@ impl Recipe {
             refit: true,
             damping: 0.025,
             capture: Capture::Staged,
-            experts: ExpertTokens::Routed {
-                weighting: RouteWeighting::Squared,
-                shrinkage: 1.0,
-            },
+            experts: ExpertTokens::shrunk(),
         }
     }
 
@@ -280,4 +277,22 @@ pub enum ExpertTokens {
         /// `τ`, as a multiple of the linear's input width.
         shrinkage: f64,
     },
+}
+
+impl ExpertTokens {
+    /// Those routed to it, drawn toward the layer by as much as the linear's input width.
+    pub fn shrunk() -> Self {
+        Self::Routed {
+            weighting: RouteWeighting::Squared,
+            shrinkage: 1.0,
+        }
+    }
+
+    /// Those routed to it alone.
+    pub fn routed() -> Self {
+        Self::Routed {
+            weighting: RouteWeighting::Squared,
+            shrinkage: 0.0,
+        }
+    }
 }

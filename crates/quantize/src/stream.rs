@@ -84,11 +84,13 @@ impl Stream {
         for (row, values) in rows.enumerate() {
             backend.truncate_cache(&mut cache, 0);
             let x = backend.upload(values, self.width)?;
-            let y = backend.read(&block.forward(backend, &x, &mut cache)?)?;
-            if !y.iter().all(|v| v.is_finite()) {
-                return Err(Error::ActivationsNotFinite { block: index, row });
+            let y = block.forward(backend, &x, &mut cache);
+            let y = y.and_then(|y| Ok(backend.read(&y)?));
+            match y {
+                Ok(y) if y.iter().all(|v| v.is_finite()) => values.copy_from_slice(&y),
+                Err(error) if !error.is_not_finite() => return Err(error.into()),
+                _ => return Err(Error::ActivationsNotFinite { block: index, row }),
             }
-            values.copy_from_slice(&y);
             after_row(row);
         }
         Ok(())

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,12 +34,30 @@ pub struct TriggeringInput {
     pub largest_finite: f32,
 }
 
+/// The place in words, to go before "is not finite".
+impl fmt::Display for TriggeringInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.layer {
+            Some(layer) => write!(f, "a value in layer {layer}")?,
+            None => f.write_str("a logit")?,
+        }
+        match self.not_finite {
+            0 => Ok(()),
+            count => write!(
+                f,
+                " (row {}: {count} values, the others up to {:e})",
+                self.row, self.largest_finite
+            ),
+        }
+    }
+}
+
 /// What [`NanGuard`] saw.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NanGuardCounts {
     /// Results with a value that is not finite.
     pub total_failures: u64,
-    /// Of these, layers that were computed again on a reference path and then were finite.
+    /// Of these, results that were computed again on a reference path and then were finite.
     pub total_recoveries: u64,
     /// Layers that were the first to meet such a value, each once.
     pub layers_affected: u64,
@@ -70,7 +89,7 @@ impl NanGuard {
         }
     }
 
-    /// Notes that the layer of the last failure was computed again, and was finite.
+    /// Notes that the result of the last failure was computed again, and was finite.
     pub fn recover(&self) {
         self.seen().recoveries += 1;
     }

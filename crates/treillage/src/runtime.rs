@@ -24,7 +24,7 @@ pub(crate) type Backend = CpuBackend;
 
 /// What runs models, as the command line chose: commands are written once, for any [`Runs`].
 pub(crate) enum Runner {
-    Cpu(CpuBackend),
+    Cpu(Box<CpuBackend>),
     Gpu(Box<GpuBackend>),
 }
 
@@ -33,8 +33,8 @@ pub(crate) trait Runs: Inference + Sized {
     /// Whether it multiplies some packed linears with 8-bit activations.
     fn uses_int8(&self) -> bool;
 
-    /// What it counted, if it counts: see [`Counts`].
-    fn counts(&self) -> Option<Counts>;
+    /// What it counted.
+    fn counts(&self) -> Counts;
 
     /// One on the same device that computes with all the precision that weights have.
     fn exact(&self) -> Result<Self>;
@@ -45,8 +45,8 @@ impl Runs for CpuBackend {
         self.options().arithmetic == Arithmetic::Int8
     }
 
-    fn counts(&self) -> Option<Counts> {
-        None
+    fn counts(&self) -> Counts {
+        self.telemetry().counts()
     }
 
     fn exact(&self) -> Result<Self> {
@@ -59,8 +59,8 @@ impl Runs for GpuBackend {
         !self.gpu().options().exact
     }
 
-    fn counts(&self) -> Option<Counts> {
-        Some(self.telemetry().counts())
+    fn counts(&self) -> Counts {
+        self.telemetry().counts()
     }
 
     fn exact(&self) -> Result<Self> {
@@ -128,7 +128,7 @@ impl DeviceArgs {
             Some(CacheBits::Eight) => {
                 bail!("--cache-bits 8: only GPUs keep such caches (--device gpu)")
             }
-            _ => Ok(Runner::Cpu(backend(arithmetic))),
+            _ => Ok(Runner::Cpu(Box::new(backend(arithmetic)))),
         };
         let adapters = match self.device {
             Device::Cpu => return cpu(),
@@ -192,7 +192,7 @@ enum ArithmeticChoice {
 impl RuntimeArgs {
     /// The end of a command that ran on `backend`: its result, also where that is an error, after what there is to tell.
     pub(crate) fn end<T>(&self, backend: &impl Runs, result: Result<T>) -> Result<T> {
-        self.stats.tell(backend.counts().as_ref())?;
+        self.stats.tell(Some(&backend.counts()))?;
         result
     }
 

@@ -15,7 +15,8 @@ use crate::{output, table::Table};
 /// Whether to tell, and where.
 #[derive(clap::Args)]
 pub(crate) struct StatsArgs {
-    /// Tell in the end what the GPU counted, work that fell back and values that are not finite, and how long stages took
+    /// Tell in the end what was counted, work that was asked of a GPU and fell back and values that are not finite, and how long
+    /// stages took
     #[arg(long)]
     stats: bool,
     /// Write the same to FILE: as Prometheus reads it if that ends in .prom or .txt, as JSON if it ends in .json
@@ -66,9 +67,7 @@ impl StatsArgs {
         if self.stats {
             match counts {
                 Some(counts) => output::note(counters(counts)?),
-                None => {
-                    output::note("no counters: they are of what was asked of a GPU (--device gpu)")
-                }
+                None => output::note("no counters: no model was run"),
             }
             output::note(stage_times(&times));
         }

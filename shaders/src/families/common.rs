@@ -11,6 +11,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("common/guard"),
         source!("common/lanes_subgroup"),
         source!("common/lanes_workgroup"),
+        source!("common/finite"),
         source!("common/order"),
         source!("common/reduce_subgroup"),
         source!("common/reduce_workgroup"),

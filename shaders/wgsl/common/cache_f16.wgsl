@@ -1,5 +1,7 @@
 // Keys and values in f16: see attention_decode. common/cache_i8 is the other form.
 
+//!use common/finite
+
 // Eight channels of a key; four of a value.
 alias KeyEight = vec4<u32>;
 alias ValueQuad = vec2<u32>;
@@ -35,9 +37,9 @@ fn scale_of(largest: f32) -> f32 {
     return 1.0;
 }
 
-// The first CODES of four values. What is beyond ±65504 is cut to that, so that the cache stays finite where the input is.
+// The first CODES of four values.
 fn word_of(v: vec4<f32>, scale: f32) -> u32 {
-    return pack2x16float(clamp(v.xy, vec2(-65504.0), vec2(65504.0)));
+    return cut_halves(v.xy);
 }
 
 fn eight(low: vec4<f32>, high: vec4<f32>, scale: f32) -> KeyEight {

@@ -1,6 +1,8 @@
 // Keys and values in eight bits: whole numbers from -127 to 127 times a scale of their head and position. The scales lie behind the
 // keys, one of keys and one of values. Functions of common/cache_f16.
 
+//!use common/finite
+
 alias KeyEight = vec2<u32>;
 alias ValueQuad = u32;
 

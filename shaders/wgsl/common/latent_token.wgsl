@@ -7,16 +7,16 @@
 // constants  RANK: a latent's width in the cache, a multiple of 64; WIDTH: with what rotates, a multiple of 8; WG; PAIRING:
 //            half_split | interleaved
 //
-// What is beyond a latent's own width, and beyond what rotates, is zero. Values beyond ±65504 are cut to that, so that the cache
-// stays finite where the input is.
+// What is beyond a latent's own width, and beyond what rotates, is zero.
 
+//!use common/finite
 //!use common/pairing_{{PAIRING}}
 
 const RANK = {{RANK}}u;
 const WIDTH = {{WIDTH}}u;
 
 fn half_pair(a: f32, b: f32) -> u32 {
-    return pack2x16float(clamp(vec2(a, b), vec2(-65504.0), vec2(65504.0)));
+    return cut_halves(vec2(a, b));
 }
 
 // Two values, turned by the angle of a pair at a row's position.

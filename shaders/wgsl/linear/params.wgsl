@@ -28,6 +28,8 @@ struct Params {
     first: u32,
     // Values from a row of x to what belongs to it of another matrix, where the input is silu(x) ∘ that; 0 where it is x.
     up: u32,
+    // The first row of out, where experts are picked.
+    pick: u32,
 }
 
 var<immediate> p: Params;

@@ -29,6 +29,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "treillage-cpu",
         &[
             "treillage-backend",
+            "treillage-telemetry",
             "treillage-linalg",
             "treillage-trellis",
             "treillage-gptq",

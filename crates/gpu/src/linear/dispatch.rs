@@ -31,6 +31,8 @@ pub(super) struct Job<'a> {
     pub(super) residual: Option<&'a Tensor>,
     /// Values from the input's first half to its second, if it is gated.
     pub(super) up: u32,
+    /// The only row of the output to make, where experts are picked; all, if `None`.
+    pub(super) pick: Option<usize>,
 }
 
 /// A linear and its output.
@@ -53,7 +55,7 @@ pub(super) struct Params {
     pub(super) pairs: u32,
     pub(super) first: u32,
     pub(super) up: u32,
-    pub(super) padding: [u32; 1],
+    pub(super) pick: u32,
 }
 
 /// `linear(x)` for each of `linears`, plus `residual`.
@@ -76,15 +78,6 @@ pub(super) fn run(
         }
     };
     Error::check_shape("rows of an input", rows.div_ceil(per_row.max(1)), x.rows())?;
-    let job = Job {
-        context,
-        route,
-        picks,
-        rows,
-        per_row,
-        residual,
-        up: x.up(),
-    };
     let widths: Vec<usize> = linears.iter().map(|l| l.shape.out_features).collect();
     let outputs = context.tensors(rows, &widths)?;
     let mut kinds = Vec::new();
@@ -103,32 +96,33 @@ pub(super) fn run(
             }
         }
     }
-    for kind in kinds {
-        let mut products: Vec<Product<'_>> = linears.iter().copied().zip(&outputs).collect();
-        products.retain(|(linear, _)| linear.stored.kinds.contains(&kind));
-        while let Some((first, _)) = products.first() {
-            // A kernel sees one buffer of weights.
-            let buffer = first.stored.slice.key().0;
-            // Each output is bound, as are experts and what splits need, eight buffers at most.
-            let most = match (residual, route) {
-                (Some(_), _) => 1,
-                (None, Route::All) => MAX_TOGETHER,
-                (None, _) => MAX_TOGETHER - 1,
-            };
-            let mut together = Vec::with_capacity(most);
-            products.retain(|&product| {
-                let fits = product.0.stored.slice.key().0 == buffer && together.len() < most;
-                if fits {
-                    together.push(product);
-                }
-                !fits
-            });
-            match kind {
-                Kind::Trellis { bits, codebook } => {
-                    job.trellis(x, kind, bits, codebook, &together)?;
-                }
-                Kind::Rows { .. } => job.by_rows(x, kind, &together)?,
-            }
+    let plain = context.guard.is_plain();
+    // One expert after the other, each a choice of one row.
+    let choices: Vec<Option<usize>> = match (route, plain) {
+        (Route::Picked, true) => (0..rows).map(Some).collect(),
+        _ => vec![None],
+    };
+    for pick in choices {
+        let job = Job {
+            context,
+            route,
+            picks,
+            rows,
+            per_row,
+            residual,
+            up: x.up(),
+            pick,
+        };
+        // Each output is bound, as are experts and what splits need, eight buffers at most.
+        let most = match (residual, route) {
+            _ if plain => 1,
+            (Some(_), _) => 1,
+            (None, Route::All) => MAX_TOGETHER,
+            (None, _) => MAX_TOGETHER - 1,
+        };
+        for &kind in &kinds {
+            let products = linears.iter().copied().zip(&outputs);
+            job.run(x, kind, products.collect(), most)?;
         }
     }
     Ok(outputs)
@@ -144,6 +138,36 @@ pub(super) fn exchange(gpu: &Gpu) -> Exchange {
 }
 
 impl Job<'_> {
+    /// Those of `products` that have matrices of `kind`, at most `most` in one kernel.
+    fn run(
+        &self,
+        x: &Tensor,
+        kind: Kind,
+        mut products: Vec<Product<'_>>,
+        most: usize,
+    ) -> Result<(), Error> {
+        products.retain(|(linear, _)| linear.stored.kinds.contains(&kind));
+        while let Some((first, _)) = products.first() {
+            // A kernel sees one buffer of weights.
+            let buffer = first.stored.slice.key().0;
+            let mut together = Vec::with_capacity(most);
+            products.retain(|&product| {
+                let fits = product.0.stored.slice.key().0 == buffer && together.len() < most;
+                if fits {
+                    together.push(product);
+                }
+                !fits
+            });
+            match kind {
+                Kind::Trellis { bits, codebook } => {
+                    self.trellis(x, kind, bits, codebook, &together)?;
+                }
+                Kind::Rows { .. } => self.by_rows(x, kind, &together)?,
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn exchange(&self) -> Exchange {
         exchange(self.context.gpu())
     }
@@ -166,6 +190,7 @@ impl Job<'_> {
     pub(super) fn groups(&self, rows: usize, experts: usize) -> usize {
         match self.route {
             Route::All => self.rows.div_ceil(rows),
+            Route::Picked if self.pick.is_some() => 1,
             Route::Picked => self.rows,
             Route::Grouped => self.rows.div_ceil(rows) + experts,
         }
@@ -180,6 +205,7 @@ impl Job<'_> {
             experts: products[0].0.experts as u32,
             splits: 1,
             up: self.up,
+            pick: self.pick.unwrap_or_default() as u32,
             ..Params::default()
         };
         let mut end = 0;

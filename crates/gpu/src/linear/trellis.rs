@@ -286,7 +286,11 @@ impl Job<'_> {
         let matrices = self.context.linears.matrices(self.context)?;
         let limits = self.context.gpu().limits();
         let roomy = limits.max_compute_workgroup_storage_size >= TrellisMatmul::WORKGROUP_BYTES;
-        let sharing = self.sharing(experts);
+        // Halves end at 65504.
+        let sharing = match self.context.guard.is_plain() {
+            true => 1,
+            false => self.sharing(experts),
+        };
         let mut few = Vec::new();
         for &product in products {
             let done = match sharing {
@@ -325,8 +329,9 @@ impl Job<'_> {
         let limits = gpu.limits();
         let roomy = limits.max_compute_invocations_per_workgroup >= 512
             && limits.max_compute_workgroup_storage_size >= 40 << 10;
-        let sign = codebook == Codebook::Mul1 && rows == 1 && !gpu.options().exact;
-        let halves = rows > 1 && !gpu.options().exact && gpu.has_f16();
+        let exact = gpu.options().exact || self.context.guard.is_plain();
+        let sign = codebook == Codebook::Mul1 && rows == 1 && !exact;
+        let halves = rows > 1 && !exact && gpu.has_f16();
         let cut = Cut::new(
             columns * groups,
             blocks,
@@ -488,6 +493,7 @@ mod tests {
                     per_row: 1,
                     residual,
                     up: 0,
+                    pick: None,
                 };
                 let outputs = [(), ()].map(|()| context.tensor(rows, shape.out_features).unwrap());
                 job.few_rows(&x, kind, bits, codebook, &[(&linear, &outputs[0])])

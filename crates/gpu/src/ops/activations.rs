@@ -17,11 +17,17 @@ pub struct Activations {
     tensor: Tensor,
     /// What is to be added up in `tensor`, until it is.
     sum: Option<Arc<Mutex<Option<Sum>>>>,
+    /// The flag of the block that ends with them, if one does: a norm of the next reads them first.
+    flag: Option<u32>,
 }
 
 impl From<Tensor> for Activations {
     fn from(tensor: Tensor) -> Self {
-        Self { tensor, sum: None }
+        Self {
+            tensor,
+            sum: None,
+            flag: None,
+        }
     }
 }
 
@@ -30,8 +36,17 @@ impl Activations {
     pub(crate) fn later(context: &Context, sum: Sum) -> Result<Self, Error> {
         Ok(Self {
             tensor: context.tensor(sum.rows(), sum.width())?,
+            flag: Some(sum.flag),
             sum: Some(Arc::new(Mutex::new(Some(sum)))),
         })
+    }
+
+    /// The same, as the end of a block whose flag is `flag`.
+    pub(crate) fn ending(self, flag: u32) -> Self {
+        Self {
+            flag: Some(flag),
+            ..self
+        }
     }
 
     /// Rows: tokens.
@@ -63,13 +78,15 @@ impl Activations {
 
     /// Their norm.
     pub(crate) fn normed(&self, context: &Context, norm: &Norm) -> Result<Tensor, Error> {
-        if let Some(mut waiting) = self.sum()
+        if !context.guard.is_plain()
+            && let Some(mut waiting) = self.sum()
             && let Some(sum) = &*waiting
             && let Some(normed) = sum.add_up_and_norm(context, &self.tensor, norm)?
         {
             *waiting = None;
             return Ok(normed);
         }
-        norm.apply(context, self.ready(context)?)
+        let flag = self.flag.unwrap_or_else(|| context.guard.flag());
+        norm.apply(context, self.ready(context)?, flag)
     }
 }

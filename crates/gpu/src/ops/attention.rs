@@ -195,7 +195,8 @@ pub(crate) fn attend(
         false => resize(context, x, from, to),
     };
     let lanes = decode::lanes(context, spec, cache);
-    let out = if let (1, Some(lanes)) = (q.rows(), lanes) {
+    let together = q.rows() == 1 && !context.guard.is_plain();
+    let out = if let (true, Some(lanes)) = (together, lanes) {
         decode::step(context, [q, k, v], spec, cache, norms, lanes)?
     } else {
         let heads = [

@@ -219,7 +219,11 @@ pub(crate) fn moe(
         grouping.grouping_gpu_primary_success_total.add(1);
         (given, Some(groups.places))
     };
-    metrics.fast_path_used.add(1);
+    // Few rows take the plain path expert by expert.
+    match context.guard.is_plain() && x.rows() <= MAX_PICKED {
+        true => metrics.fallback_used.add(1),
+        false => metrics.fast_path_used.add(1),
+    }
     metrics.tokens_processed.add(x.rows() as u64);
     Activations::later(
         context,
@@ -250,6 +254,7 @@ pub(crate) fn first(tensors: Vec<Tensor>) -> Result<Tensor, Error> {
 /// more than a dispatch.
 fn gated_input(context: &Context, gate_up: &[Tensor], down: &Linear) -> Result<Tensor, Error> {
     if let [gate, up] = gate_up
+        && !context.guard.is_plain()
         && down.takes_gated()
         && let Some(pair) = Tensor::gated(gate, up)
     {

@@ -49,13 +49,14 @@ impl Norm {
         self.weight.key()
     }
 
-    pub(crate) fn apply(&self, context: &Context, x: &Tensor) -> Result<Tensor, Error> {
+    /// The norm of `x`, raising `flag` where that is not finite.
+    pub(crate) fn apply(&self, context: &Context, x: &Tensor, flag: u32) -> Result<Tensor, Error> {
         x.check_width("input of a norm", self.values.len())?;
         let out = context.tensor(x.rows(), x.width())?;
         let params = Params {
             width: x.width() as u32,
             epsilon: self.epsilon,
-            flag: context.guard.flag(),
+            flag,
         };
         context.run(
             "rms_norm",

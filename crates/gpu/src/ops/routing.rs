@@ -129,6 +129,7 @@ pub(super) fn route(
     stacked: bool,
 ) -> Result<(Tensor, Choices, Gate), Error> {
     if x.rows() <= MAX_TOGETHER
+        && !context.guard.is_plain()
         && let Some(dense) = router.dense()
     {
         #[derive(Clone, Copy, Pod, Zeroable)]
@@ -214,7 +215,7 @@ pub(super) fn route(
         )?;
         return Ok((normed, room.choices, place));
     }
-    let normed = norm.apply(context, x)?;
+    let normed = norm.apply(context, x, context.guard.flag())?;
     let logits = first(project(context, &normed, &[router], None)?)?;
     let choices = choose(context, &logits, rules)?;
     Ok((normed, choices, Gate::Apart))

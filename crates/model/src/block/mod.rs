@@ -25,6 +25,7 @@ pub use moments::BlockMoments;
 pub struct Block<B: Inference> {
     mixer: Mixer<B>,
     feed_forward: FeedForward<B>,
+    index: usize,
 }
 
 /// How tokens learn of those before them.
@@ -82,6 +83,7 @@ impl<B: Inference> Block<B> {
                 MixerLayout::Delta(layout) => Mixer::Delta(DeltaNet::load(&loader, norm, layout)?),
             },
             feed_forward: FeedForward::load(&loader, layout)?,
+            index,
         })
     }
 
@@ -109,6 +111,7 @@ impl<B: Inference> Block<B> {
         x: &B::Tensor,
         cache: &mut B::Cache,
     ) -> Result<B::Tensor, Error> {
+        backend.enter_block(self.index);
         let x = match &self.mixer {
             Mixer::Attention(attention) => attention.forward(backend, x, cache)?,
             Mixer::Latent(latent) => latent.forward(backend, x, cache)?,

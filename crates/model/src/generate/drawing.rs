@@ -17,9 +17,17 @@ enum Next<B: Inference> {
     /// From these logits: a penalty must see them first.
     Logits(Vec<f32>),
     /// The backend has chosen it, or is about to.
-    Chosen(B::Tokens),
+    Chosen(Chosen<B>),
     /// The session has yet to read this one.
     After(u32),
+}
+
+/// A token that the backend chooses.
+struct Chosen<B: Inference> {
+    token: B::Tokens,
+    choice: Choice,
+    /// The first of the tokens that were read for it.
+    from: usize,
 }
 
 impl<'s, 'm, B: Inference> Drawing<'s, 'm, B> {
@@ -50,25 +58,44 @@ impl<'s, 'm, B: Inference> Drawing<'s, 'm, B> {
             }
             self.next = self.after(&[last])?;
         }
-        let ahead = match &self.next {
-            Next::Chosen(token) if more && !self.is_full() && self.backend().runs_behind() => {
-                let choice = self.sampler.choice();
-                choice.map(|choice: Choice| self.session.follow(token, &choice))
+        let mut ahead = match &self.next {
+            Next::Chosen(chosen) if more && !self.is_full() && self.backend().runs_behind() => {
+                match self.sampler.choice() {
+                    Some(choice) => Some(Chosen {
+                        from: self.session.len(),
+                        token: self.session.follow(&chosen.token, &choice)?,
+                        choice,
+                    }),
+                    None => None,
+                }
             }
             _ => None,
         };
-        let ahead = ahead.transpose()?;
         let id = match &self.next {
             Next::Logits(logits) => self.sampler.sample(logits)?,
-            Next::Chosen(token) => self.read(token)?,
             Next::After(last) => *last,
+            Next::Chosen(chosen) => match self.read(&chosen.token) {
+                Ok(id) => {
+                    if ahead.is_some() {
+                        self.session.tell(id);
+                    }
+                    id
+                }
+                Err(error) if error.is_not_finite() => {
+                    let Chosen { from, choice, .. } = chosen;
+                    let id = self.session.choose_again(error, *from, choice)?;
+                    // What was asked for meanwhile comes after a token that was none.
+                    if let Some(lost) = ahead {
+                        ahead = Some(self.chosen_after(&[id], lost.choice)?);
+                    }
+                    id
+                }
+                Err(error) => return Err(error),
+            },
         };
         self.sampler.observe(&[id]);
         self.next = match ahead {
-            Some(token) => {
-                self.session.tell(id);
-                Next::Chosen(token)
-            }
+            Some(chosen) => Next::Chosen(chosen),
             None => Next::After(id),
         };
         Ok(Some(id))
@@ -76,8 +103,16 @@ impl<'s, 'm, B: Inference> Drawing<'s, 'm, B> {
 
     fn after(&mut self, ids: &[u32]) -> Result<Next<B>, Error> {
         Ok(match self.sampler.choice() {
-            Some(choice) => Next::Chosen(self.session.extend_and_choose(ids, &choice)?),
+            Some(choice) => Next::Chosen(self.chosen_after(ids, choice)?),
             None => Next::Logits(self.session.extend(ids)?),
+        })
+    }
+
+    fn chosen_after(&mut self, ids: &[u32], choice: Choice) -> Result<Chosen<B>, Error> {
+        Ok(Chosen {
+            from: self.session.len(),
+            token: self.session.extend_and_choose(ids, &choice)?,
+            choice,
         })
     }
 

@@ -48,8 +48,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     match args.runtime.runner()? {
         Runner::Cpu(backend) => {
-            let result = run_on(&backend, args, json);
-            args.runtime.end(&backend, result)
+            let result = run_on(&*backend, args, json);
+            args.runtime.end(&*backend, result)
         }
         Runner::Gpu(backend) => {
             let result = run_on(&*backend, args, json);

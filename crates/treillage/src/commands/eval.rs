@@ -60,9 +60,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let report = match args.runtime.runner()? {
         Runner::Cpu(on) => {
             let stage = stages.start("evaluate");
-            let report = evaluate(&on, dir, reference, &tokens, windows, progress);
+            let report = evaluate(&*on, dir, reference, &tokens, windows, progress);
             drop(stage);
-            args.runtime.end(&on, report)?
+            args.runtime.end(&*on, report)?
         }
         Runner::Gpu(on) => {
             let stage = stages.start("evaluate");
@@ -152,8 +152,8 @@ pub(crate) struct Report {
     /// Error of the int8 path.
     pub(crate) int8: Option<Deviation>,
     pub(crate) seconds: f64,
-    /// What a GPU counted.
-    telemetry: Option<Counts>,
+    /// What the backend counted.
+    telemetry: Counts,
 }
 
 /// How far a model is from its reference.

@@ -41,8 +41,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     match args.runtime.runner()? {
         Runner::Cpu(backend) => {
-            let result = run_on(&backend, args, json);
-            args.runtime.end(&backend, result)
+            let result = run_on(&*backend, args, json);
+            args.runtime.end(&*backend, result)
         }
         Runner::Gpu(backend) => {
             let result = run_on(&*backend, args, json);
@@ -104,8 +104,8 @@ struct Report<'a> {
     generated: &'a Generated,
     #[serde(flatten)]
     speed: Speed,
-    /// What a GPU counted.
-    telemetry: Option<Counts>,
+    /// What the backend counted.
+    telemetry: Counts,
 }
 
 /// Generates and prints the text as it comes, or keeps silent for a machine that wants it whole.

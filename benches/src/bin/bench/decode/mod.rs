@@ -3,9 +3,10 @@
 mod profile;
 mod rounds;
 
-use std::time::Instant;
+use std::{fmt, time::Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use serde_json::{Value, json};
 use treillage_backend::Inference;
 use treillage_benches::{
@@ -51,7 +52,14 @@ pub(crate) struct Args {
     /// Codebook of trellis codes
     #[arg(long, default_value_t)]
     codebook: Codebook,
-    /// Arithmetic of linears; by default, each in turn on a CPU, int8 on a GPU
+    /// Whether all linears have the same bits, or experts' differ by one either way with the same average
+    #[arg(long, value_enum, default_value_t)]
+    bits: BitsChoice,
+    /// How ops are computed: as fast as may be, or as the baseline to compare with, in f32, kernel by kernel and expert by expert; of
+    /// several, rounds alternate
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "optimized")]
+    paths: Vec<Path>,
+    /// Arithmetic of linears on the optimized path; by default, int8 on a GPU and beside a baseline, otherwise each in turn
     #[arg(long, value_enum, value_delimiter = ',')]
     arithmetic: Vec<ArithmeticChoice>,
     /// Threads, on a CPU
@@ -74,6 +82,30 @@ pub(crate) struct Args {
     profile: bool,
 }
 
+/// How bits are spread over a model's linears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum BitsChoice {
+    #[default]
+    Uniform,
+    Mixed,
+}
+
+/// How ops are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Path {
+    Baseline,
+    Optimized,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Path::Baseline => "baseline",
+            Path::Optimized => "optimized",
+        })
+    }
+}
+
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a number from 1 on".to_owned()),
@@ -92,6 +124,10 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
     };
     let weights = RandomModel::new(kind(args.bpw)?, kind(head_bits)?);
     let whole = args.preset.config(None, None)?;
+    let (weights, spread) = match args.bits {
+        BitsChoice::Uniform => (weights, "uniform"),
+        BitsChoice::Mixed => (weights.mixed()?, "mixed"),
+    };
     let mut artifact = Artifact::new(
         "decode",
         json!({
@@ -102,6 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
             "model_vocabulary": whole.vocab_size,
             "format": args.format.to_string(),
             "bits": args.bpw,
+            "spread": spread,
             "head_bits": head_bits,
             "codebook": args.codebook.name(),
             "threads": args.threads,
@@ -112,15 +149,17 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
         }),
     );
     let choices = match (&args.arithmetic[..], args.device) {
-        ([], Device::Cpu) => &[ArithmeticChoice::Exact, ArithmeticChoice::Int8],
-        ([], Device::Gpu(_)) => &[ArithmeticChoice::Int8][..],
+        ([], Device::Cpu) if args.paths == [Path::Optimized] => {
+            &[ArithmeticChoice::Exact, ArithmeticChoice::Int8]
+        }
+        ([], _) => &[ArithmeticChoice::Int8][..],
         (asked, _) => asked,
     };
     for &choice in choices {
         let (layers, tokens) = (config.num_layers, config.vocab_size);
         print!("{}, {layers} layers, {tokens} tokens, ", args.preset.name);
         match args.format {
-            Storage::Trellis => println!("{} bits, head {head_bits}, {choice}", args.bpw),
+            Storage::Trellis => println!("{} bits, {spread}, head {head_bits}, {choice}", args.bpw),
             Storage::Grouped(format) => println!("{format}, {choice}"),
         }
         let bench = Bench {
@@ -129,12 +168,20 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
             weights: &weights,
             arithmetic: choice,
         };
-        let mut result = match args.device {
+        let mut results = match args.device {
             Device::Cpu => crate::pool(args.threads)?.install(|| bench.cpu())?,
             Device::Gpu(index) => bench.gpu(index)?,
         };
-        result["arithmetic"] = choice.to_string().into();
-        artifact.push(result);
+        for (path, result) in args.paths.iter().zip(&mut results) {
+            result["path"] = path.to_string().into();
+            result["bits"] = spread.into();
+            result["arithmetic"] = match path {
+                Path::Baseline => ArithmeticChoice::Exact.to_string(),
+                Path::Optimized => choice.to_string(),
+            }
+            .into();
+        }
+        results.into_iter().for_each(|result| artifact.push(result));
     }
     Ok(artifact)
 }
@@ -148,19 +195,21 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn cpu(&self) -> Result<Value> {
+    fn cpu(&self) -> Result<Vec<Value>> {
         self.check_memory()?;
         let backend = CpuBackend::new(treillage_cpu::Options {
             arithmetic: self.arithmetic.into(),
             ..treillage_cpu::Options::default()
         });
         let model = self.load(&backend)?;
-        let measured = self.rounds(&backend, &model)?.measure(self.args.repeats)?;
+        let mut rounds = self.rounds(&backend, &model)?;
+        let take = |backend: &CpuBackend, path| backend.compute_plainly(path == Path::Baseline);
+        let measured = rounds.measure(self.args.repeats, &self.args.paths, take)?;
         self.print(&measured);
         Ok(self.json(&backend, &measured))
     }
 
-    fn gpu(&self, index: usize) -> Result<Value> {
+    fn gpu(&self, index: usize) -> Result<Vec<Value>> {
         let adapters = Adapters::find();
         let options = treillage_gpu::Options {
             exact: matches!(self.arithmetic, ArithmeticChoice::Exact),
@@ -176,10 +225,34 @@ impl Bench<'_> {
         let before = backend.gpu().allocated();
         let model = self.load(&backend)?;
         let mut rounds = self.rounds(&backend, &model)?;
-        let measured = rounds.measure(self.args.repeats)?;
+        let take = |backend: &GpuBackend, path| backend.compute_plainly(path == Path::Baseline);
+        let paths = &self.args.paths;
+        let measured = rounds.measure(self.args.repeats, paths, take)?;
         self.print(&measured);
-        let mut json = self.json(&backend, &measured);
+        let mut all = self.json(&backend, &measured);
+        for ((path, measured), json) in paths.iter().zip(&measured).zip(&mut all) {
+            println!("{path}:");
+            take(&backend, *path);
+            self.device_figures(&backend, &mut rounds, measured, json)?;
+            let bytes = backend.gpu().allocated() - before;
+            self.memory(&backend, bytes, json);
+            if let Some(bandwidth) = bandwidth {
+                json["copy_bytes_per_second"] = bandwidth.into();
+                json["profiles"] = profile::take(&backend, &mut rounds, bandwidth)?;
+            }
+        }
+        Ok(all)
+    }
 
+    /// What a device's path does beside taking its time: how much is dispatched, and what was counted.
+    fn device_figures(
+        &self,
+        backend: &GpuBackend,
+        rounds: &mut Rounds<'_, GpuBackend>,
+        measured: &Measured,
+        json: &mut Value,
+    ) -> Result<()> {
+        backend.telemetry().reset();
         let host = (measured.recording.median(), measured.waiting.median());
         let (_, first) = rounds.read_prompt()?;
         let start = backend.counts();
@@ -195,7 +268,23 @@ impl Bench<'_> {
             1e3 * host.1,
             self.args.tokens
         );
-        let all = backend.gpu().allocated() - before;
+        json["recording_seconds_median"] = host.0.into();
+        json["waiting_seconds_median"] = host.1.into();
+        json["dispatches_per_token"] = dispatches.into();
+        json["submissions_per_token"] = submissions.into();
+        json["bind_groups_made"] = groups.into();
+        let counts = backend.telemetry().counts();
+        println!(
+            "fallbacks   {}; values not finite {}",
+            counts.fallbacks(),
+            counts.trellis_moe_metrics.nan_detected
+        );
+        json["driver"] = backend.gpu().adapter().driver().into();
+        json["telemetry"] = serde_json::to_value(counts)?;
+        Ok(())
+    }
+
+    fn memory(&self, backend: &GpuBackend, all: u64, json: &mut Value) {
         let (slabs, arena) = backend.memory();
         let rest = all.saturating_sub(slabs + arena);
         println!(
@@ -205,26 +294,7 @@ impl Bench<'_> {
             gib(arena),
             gib(rest)
         );
-        json["recording_seconds_median"] = host.0.into();
-        json["waiting_seconds_median"] = host.1.into();
-        json["dispatches_per_token"] = dispatches.into();
-        json["submissions_per_token"] = submissions.into();
-        json["bind_groups_made"] = groups.into();
         json["device_bytes"] = json!({"weights": slabs, "activations": arena, "rest": rest});
-        if let Some((bandwidth, rate)) = limits {
-            json["copy_bytes_per_second"] = bandwidth.into();
-            json["f32_operations_per_second"] = rate.into();
-            json["profiles"] = profile::take(&backend, &mut rounds, bandwidth)?;
-        }
-        let counts = backend.telemetry().counts();
-        println!(
-            "fallbacks   {}; values not finite {}",
-            counts.fallbacks(),
-            counts.trellis_moe_metrics.nan_detected
-        );
-        json["driver"] = backend.gpu().adapter().driver().into();
-        json["telemetry"] = serde_json::to_value(counts)?;
-        Ok(json)
     }
 
     fn load<B: Inference>(&self, backend: &B) -> Result<Model<B>> {
@@ -274,7 +344,32 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn print(&self, measured: &Measured) {
+    fn print(&self, measured: &[Measured]) {
+        for (path, measured) in self.args.paths.iter().zip(measured) {
+            println!("{path}:");
+            self.print_one(measured);
+        }
+        let of = |path| self.args.paths.iter().position(|p| *p == path);
+        if let (Some(before), Some(after)) = (of(Path::Baseline), of(Path::Optimized)) {
+            let (before, after) = (&measured[before], &measured[after]);
+            let each = [before, after].map(|m| 1e3 * m.steps.median());
+            let rates = [before, after].map(|m| self.args.tokens as f64 / m.decode.median());
+            println!("| path | ms a token | tokens/s |\n|---|---|---|");
+            for (path, (each, rate)) in ["baseline", "optimized"].iter().zip(each.iter().zip(rates))
+            {
+                println!("| {path} | {each:.3} | {rate:.2} |");
+            }
+            println!(
+                "| difference | {:+.3} ({:+.1} %) | {:+.2} ({:+.1} %) |",
+                each[1] - each[0],
+                100.0 * (each[1] / each[0] - 1.0),
+                rates[1] - rates[0],
+                100.0 * (rates[1] / rates[0] - 1.0)
+            );
+        }
+    }
+
+    fn print_one(&self, measured: &Measured) {
         let args = self.args;
         let prompt = args.prompt as f64 / measured.prefill.median();
         println!("prefill     {} tokens: {prompt:.1} tokens/s", args.prompt);
@@ -292,7 +387,11 @@ impl Bench<'_> {
         );
     }
 
-    fn json<B: Inference>(&self, backend: &B, measured: &Measured) -> Value {
+    fn json<B: Inference>(&self, backend: &B, measured: &[Measured]) -> Vec<Value> {
+        measured.iter().map(|m| self.json_of(backend, m)).collect()
+    }
+
+    fn json_of<B: Inference>(&self, backend: &B, measured: &Measured) -> Value {
         let args = self.args;
         let tokens = args.tokens as f64;
         let long = args.prefill.zip(measured.long.as_ref());

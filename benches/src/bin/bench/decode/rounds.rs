@@ -7,6 +7,8 @@ use treillage_backend::{Choice, Inference};
 use treillage_benches::timing::Timings;
 use treillage_model::{Model, Session};
 
+use super::Path;
+
 /// Numbers of tokens.
 #[derive(Clone, Copy)]
 pub(super) struct Lengths {
@@ -49,6 +51,28 @@ pub(super) struct Steps {
     waiting: Vec<f64>,
 }
 
+/// Seconds of all rounds of one path.
+#[derive(Default)]
+struct Seconds {
+    prefill: Vec<f64>,
+    long: Vec<f64>,
+    decode: Vec<f64>,
+    each: Steps,
+}
+
+impl Seconds {
+    fn sorted(self) -> Measured {
+        Measured {
+            prefill: Timings::sorted(self.prefill),
+            long: (!self.long.is_empty()).then(|| Timings::sorted(self.long)),
+            decode: Timings::sorted(self.decode),
+            steps: Timings::sorted(self.each.steps),
+            recording: Timings::sorted(self.each.recording),
+            waiting: Timings::sorted(self.each.waiting),
+        }
+    }
+}
+
 impl<'m, B: Inference> Rounds<'m, B> {
     pub(super) fn new(backend: &'m B, model: &'m Model<B>, lengths: Lengths) -> Result<Self> {
         let Lengths {
@@ -67,33 +91,34 @@ impl<'m, B: Inference> Rounds<'m, B> {
         })
     }
 
-    /// One round unmeasured, then `repeats` rounds.
-    pub(super) fn measure(&mut self, repeats: usize) -> Result<Measured> {
-        let mut all = Steps::default();
-        let (mut prefill, mut decode, mut long) = (Vec::new(), Vec::new(), Vec::new());
+    /// One round of each path unmeasured, then `repeats` of each, in turn, so that whatever else the machine does falls on all of them.
+    /// `take` makes the backend take a path.
+    pub(super) fn measure(
+        &mut self,
+        repeats: usize,
+        paths: &[Path],
+        take: impl Fn(&B, Path),
+    ) -> Result<Vec<Measured>> {
+        let mut all: Vec<Seconds> = paths.iter().map(|_| Seconds::default()).collect();
         for round in 0..=repeats {
-            let (seconds, first) = self.read_prompt()?;
-            let start = Instant::now();
-            let steps = self.decode(first)?;
-            let decoded = start.elapsed().as_secs_f64();
-            let read = self.read_long()?;
-            if round > 0 {
-                prefill.push(seconds);
-                decode.push(decoded);
-                long.extend(read);
-                all.steps.extend(steps.steps);
-                all.recording.extend(steps.recording);
-                all.waiting.extend(steps.waiting);
+            for (path, all) in paths.iter().zip(&mut all) {
+                take(self.session.backend(), *path);
+                let (seconds, first) = self.read_prompt()?;
+                let start = Instant::now();
+                let steps = self.decode(first)?;
+                let decoded = start.elapsed().as_secs_f64();
+                let read = self.read_long()?;
+                if round > 0 {
+                    all.prefill.push(seconds);
+                    all.decode.push(decoded);
+                    all.long.extend(read);
+                    all.each.steps.extend(steps.steps);
+                    all.each.recording.extend(steps.recording);
+                    all.each.waiting.extend(steps.waiting);
+                }
             }
         }
-        Ok(Measured {
-            prefill: Timings::sorted(prefill),
-            long: (!long.is_empty()).then(|| Timings::sorted(long)),
-            decode: Timings::sorted(decode),
-            steps: Timings::sorted(all.steps),
-            recording: Timings::sorted(all.recording),
-            waiting: Timings::sorted(all.waiting),
-        })
+        Ok(all.into_iter().map(Seconds::sorted).collect())
     }
 
     /// Starts over with the prompt. Gives the seconds until the first token was known, and the token.

@@ -55,6 +55,7 @@ fn absorbed_queries_find_what_expanded_ones_do() {
             compute: Compute {
                 isa: Isa::best(),
                 arithmetic: Arithmetic::Exact,
+                plain: false,
             },
             q: &q,
             expansion: &expansion,

@@ -5,7 +5,8 @@ use clap::ValueEnum;
 use treillage_checkpoint::Export;
 use treillage_gptq::{Format, IntBits, ScaleRule, Solver};
 use treillage_quantize::{
-    AllocationRule, GptqOptions, HeadBits, Options, Recipe, RotationRule, TrellisOptions,
+    AllocationRule, ExpertTokens, GptqOptions, HeadBits, Options, Recipe, RotationRule,
+    TrellisOptions,
 };
 use treillage_trellis::{Codebook, OutScales};
 
@@ -15,6 +16,9 @@ pub(super) struct MethodArgs {
     /// How weights are coded
     #[arg(long, value_enum, default_value_t = Method::Trellis)]
     method: Method,
+    /// By whose tokens an expert's errors are measured [default: shrunk]
+    #[arg(long, value_enum)]
+    expert_hessian: Option<ExpertHessian>,
     #[command(flatten)]
     trellis: TrellisArgs,
     #[command(flatten)]
@@ -27,6 +31,16 @@ enum Method {
     Trellis,
     /// Integers or four-bit floats with a scale per group, in the formats of other engines
     MrGptq,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ExpertHessian {
+    /// Those routed to it, drawn toward the layer's where they are few
+    Shrunk,
+    /// Those routed to it alone
+    Routed,
+    /// All of them, through every expert
+    All,
 }
 
 #[derive(clap::Args)]
@@ -124,7 +138,15 @@ impl MethodArgs {
         if let Some(flag) = foreign {
             bail!("{flag} belongs to --method {owner}");
         }
-        Ok(Options { seed, ..options })
+        let mut options = Options { seed, ..options };
+        if let Some(choice) = self.expert_hessian {
+            options.recipe.experts = match choice {
+                ExpertHessian::Shrunk => ExpertTokens::shrunk(),
+                ExpertHessian::Routed => ExpertTokens::routed(),
+                ExpertHessian::All => ExpertTokens::All,
+            };
+        }
+        Ok(options)
     }
 }
 
