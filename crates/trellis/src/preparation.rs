@@ -153,6 +153,19 @@ impl<'a> Preparation<'a> {
     }
 }
 
+/// `matrix` with zero rows and columns up to multiples of [`ROTATION`].
+pub fn padded(matrix: Cow<'_, DMatrix<f32>>) -> Cow<'_, DMatrix<f32>> {
+    let (rows, columns) = matrix.shape();
+    let (tall, wide) = (
+        rows.next_multiple_of(ROTATION),
+        columns.next_multiple_of(ROTATION),
+    );
+    match (tall, wide) == (rows, columns) {
+        true => matrix,
+        false => Cow::Owned(matrix.into_owned().resize(tall, wide, 0.0)),
+    }
+}
+
 fn check(weights: &DMatrix<f32>, hessian: Option<&DMatrix<f32>>) -> Result<(), Error> {
     let (rows, columns) = weights.shape();
     for (what, found) in [("input features", rows), ("output features", columns)] {

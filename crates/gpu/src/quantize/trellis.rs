@@ -7,14 +7,14 @@ use nalgebra::DMatrix;
 use rayon::prelude::*;
 use treillage_backend::{EncodeJob, Error};
 use treillage_trellis::viterbi::Effort;
-use treillage_trellis::{Bits, Codebook, EncodeConfig, Encoded, Preparation, TILE_WEIGHTS, tile};
+use treillage_trellis::{
+    Bits, Codebook, EncodeConfig, Encoded, Preparation, ROTATION, TILE_WEIGHTS, padded, tile,
+};
 
 use super::ldlq::{self, Size};
 use super::{TileEncoder, Tuning};
 use crate::Context;
 
-/// Both axes of an encoded linear are padded to a multiple of this.
-const PAD: usize = 128;
 /// Device memory for weights and factors of linears that are encoded together.
 const AT_ONCE: u64 = 1 << 30;
 
@@ -29,7 +29,8 @@ pub fn encode_trellis(
     jobs: Vec<EncodeJob<EncodeConfig>>,
     tuning: Tuning,
 ) -> Result<Vec<Encoded>, Error> {
-    let mut waiting = batches(context, jobs)?.into_iter();
+    let hessians: Vec<_> = jobs.iter().map(|job| job.hessian.clone()).collect();
+    let mut waiting = batches(context, jobs, &hessians)?.into_iter();
     let mut encoders = Encoders {
         context,
         tuning,
@@ -39,7 +40,7 @@ pub fn encode_trellis(
     let mut ready = waiting.next().map(Batch::prepare).transpose()?;
     let mut coded = None;
     while ready.is_some() || coded.is_some() {
-        let finish: Option<(Prepared, Vec<Vec<u16>>)> = coded.take();
+        let finish: Option<(Prepared<'_>, Vec<Vec<u16>>)> = coded.take();
         let (codes, (next, finished)) = rayon::join(
             || {
                 ready
@@ -67,30 +68,34 @@ struct Kind {
     effort: Effort,
 }
 
-/// Linears to be encoded together.
-struct Batch {
+/// Linears to be encoded together, each with its Hessian.
+struct Batch<'a> {
     size: Size,
     kind: Kind,
-    jobs: Vec<EncodeJob<EncodeConfig>>,
+    jobs: Vec<(EncodeJob<EncodeConfig>, Option<&'a DMatrix<f32>>)>,
 }
 
 /// The same, ready for codes.
-struct Prepared {
+struct Prepared<'a> {
     size: Size,
     kind: Kind,
     names: Vec<String>,
-    linears: Vec<Preparation<'static>>,
+    linears: Vec<Preparation<'a>>,
 }
 
 /// Jobs in their order, neighbours together as far as memory allows.
-fn batches(context: &Context, jobs: Vec<EncodeJob<EncodeConfig>>) -> Result<Vec<Batch>, Error> {
+fn batches<'a>(
+    context: &Context,
+    jobs: Vec<EncodeJob<EncodeConfig>>,
+    hessians: &'a [Option<Arc<DMatrix<f32>>>],
+) -> Result<Vec<Batch<'a>>, Error> {
     let binding = context.gpu().max_binding();
-    let mut batches: Vec<Batch> = Vec::new();
-    for job in jobs {
-        check(&job)?;
+    let mut batches: Vec<Batch<'a>> = Vec::new();
+    for (job, hessian) in jobs.into_iter().zip(hessians) {
+        job.check()?;
         let size = Size {
-            rows: job.shape.in_features.next_multiple_of(PAD),
-            columns: job.shape.out_features.next_multiple_of(PAD),
+            rows: job.shape.in_features.next_multiple_of(ROTATION),
+            columns: job.shape.out_features.next_multiple_of(ROTATION),
         };
         let kind = Kind {
             bits: job.config.bits,
@@ -98,6 +103,7 @@ fn batches(context: &Context, jobs: Vec<EncodeJob<EncodeConfig>>) -> Result<Vec<
             effort: job.config.effort,
         };
         let most = size.fit(AT_ONCE, binding);
+        let job = (job, hessian.as_deref());
         match batches.last_mut() {
             Some(batch) if (batch.size, batch.kind) == (size, kind) && batch.jobs.len() < most => {
                 batch.jobs.push(job)
@@ -112,21 +118,8 @@ fn batches(context: &Context, jobs: Vec<EncodeJob<EncodeConfig>>) -> Result<Vec<
     Ok(batches)
 }
 
-fn check(job: &EncodeJob<EncodeConfig>) -> Result<(), Error> {
-    let (inputs, weights) = (job.shape.in_features, job.shape.weights());
-    Error::check_shape(
-        format!("weights of {}", job.name),
-        weights,
-        job.weights.len(),
-    )?;
-    for side in job.hessian.iter().flat_map(|h| [h.nrows(), h.ncols()]) {
-        Error::check_shape(format!("Hessian of {}", job.name), inputs, side)?;
-    }
-    Ok(())
-}
-
-impl Batch {
-    fn prepare(self) -> Result<Prepared, Error> {
+impl<'a> Batch<'a> {
+    fn prepare(self) -> Result<Prepared<'a>, Error> {
         let jobs = self.jobs.into_par_iter().with_max_len(1);
         let prepared: Vec<_> = jobs.map(prepare).collect::<Result<_, _>>()?;
         let (names, linears) = prepared.into_iter().unzip();
@@ -139,13 +132,14 @@ impl Batch {
     }
 }
 
-fn prepare(job: EncodeJob<EncodeConfig>) -> Result<(String, Preparation<'static>), Error> {
+fn prepare(
+    (job, hessian): (EncodeJob<EncodeConfig>, Option<&DMatrix<f32>>),
+) -> Result<(String, Preparation<'_>), Error> {
     // Row-major `[out, in]` is column-major `(in, out)`.
     let (rows, columns) = (job.shape.in_features, job.shape.out_features);
-    let weights = padded(DMatrix::from_vec(rows, columns, job.weights));
-    let hessian = job.hessian.map(|h| padded(Arc::unwrap_or_clone(h)));
-    let prepared = Preparation::new(Cow::Owned(weights), hessian.map(Cow::Owned), &job.config);
-    match prepared {
+    let weights = padded(Cow::Owned(DMatrix::from_vec(rows, columns, job.weights)));
+    let hessian = hessian.map(|hessian| padded(Cow::Borrowed(hessian)));
+    match Preparation::new(weights, hessian, &job.config) {
         Ok(linear) => Ok((job.name, linear)),
         Err(source) => Err(Error::Encode {
             linear: job.name,
@@ -154,17 +148,7 @@ fn prepare(job: EncodeJob<EncodeConfig>) -> Result<(String, Preparation<'static>
     }
 }
 
-/// `matrix` with zero rows and columns up to whole blocks.
-fn padded(matrix: DMatrix<f32>) -> DMatrix<f32> {
-    let (rows, columns) = matrix.shape();
-    let (tall, wide) = (rows.next_multiple_of(PAD), columns.next_multiple_of(PAD));
-    match (tall, wide) == (rows, columns) {
-        true => matrix,
-        false => matrix.resize(tall, wide, 0.0),
-    }
-}
-
-impl Prepared {
+impl Prepared<'_> {
     fn finish(self, words: Vec<Vec<u16>>) -> Result<Vec<Encoded>, Error> {
         let linears = self.linears.into_par_iter().with_max_len(1);
         let finished = linears
@@ -190,7 +174,7 @@ struct Encoders<'a> {
 
 impl Encoders<'_> {
     /// Settles the scales of a batch, and encodes it.
-    fn encode(&mut self, batch: &mut Prepared) -> Result<Vec<Vec<u16>>, Error> {
+    fn encode(&mut self, batch: &mut Prepared<'_>) -> Result<Vec<Vec<u16>>, Error> {
         let (kind, context) = (batch.kind, self.context);
         let Kind {
             bits,
@@ -213,7 +197,7 @@ fn settle(
     context: &Context,
     encoder: &TileEncoder,
     bits: Bits,
-    linears: &mut [Preparation<'static>],
+    linears: &mut [Preparation<'_>],
 ) -> Result<(), crate::Error> {
     let samples: Vec<_> = linears.iter().map(Preparation::samples).collect();
     let words = encoder.encode(context, samples.concat().as_flattened())?;

@@ -8,12 +8,12 @@ use treillage_trellis::{Bits, Codebook, TILE_WEIGHTS};
 
 use crate::{Buffer, Context, Error, Gpu, Pipeline, Slice, Work};
 
-/// Memory for the branches of tiles that are being encoded: half a MiB to one for each.
+/// Memory for the branches of tiles that are being encoded: a quarter of a MiB to one for each.
 const TRACES: u64 = 512 << 20;
 /// The same where the device is the CPU, which has few tiles under way.
 const FEW_TRACES: u64 = 8 << 20;
 /// Tiles of a dispatch, so that none takes so long that a driver gives up on it.
-const TILES_AT_ONCE: usize = 1 << 13;
+const TILES_AT_ONCE: usize = 1 << 12;
 
 /// What makes the search fast or slow, and changes nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
