@@ -16,7 +16,7 @@ use super::{TileEncoder, Tuning};
 use crate::Context;
 
 /// Device memory for weights and factors of linears that are encoded together.
-const AT_ONCE: u64 = 1 << 30;
+const AT_ONCE: u64 = 1 << 29;
 
 /// Encodes linears, as `treillage_trellis::encode_linear` does, in the order given. Neighbours of one size, rate and codebook are
 /// encoded together; what comes out does not depend on it.
