@@ -26,6 +26,7 @@
 #[cfg(feature = "check")]
 pub mod check;
 mod compose;
+pub mod encode;
 mod error;
 mod families;
 pub mod linear;

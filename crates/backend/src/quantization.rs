@@ -78,3 +78,23 @@ pub struct EncodeJob<C> {
     /// What to make of it.
     pub config: C,
 }
+
+impl<C> EncodeJob<C> {
+    /// Checks weights and Hessian against the shape.
+    ///
+    /// # Errors
+    /// Naming what does not fit.
+    pub fn check(&self) -> Result<(), Error> {
+        let weights = self.shape.weights();
+        Error::check_shape(
+            format!("weights of {}", self.name),
+            weights,
+            self.weights.len(),
+        )?;
+        for side in self.hessian.iter().flat_map(|h| [h.nrows(), h.ncols()]) {
+            let inputs = self.shape.in_features;
+            Error::check_shape(format!("Hessian of {}", self.name), inputs, side)?;
+        }
+        Ok(())
+    }
+}

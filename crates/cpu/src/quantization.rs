@@ -8,16 +8,13 @@ use rayon::prelude::*;
 use treillage_backend::{EncodeJob, Error, Quantization, RouteWeighting};
 use treillage_gptq::{Calibration, Config, Quantized};
 use treillage_linalg::Hessian;
-use treillage_trellis::{EncodeConfig, Encoded, encode_linear};
+use treillage_trellis::{EncodeConfig, Encoded, encode_linear, padded};
 
 use crate::attention::Expansion;
 use crate::backend::CpuBackend;
 use crate::linear::Linear;
 use crate::moe::Experts;
 use crate::moments::Moments;
-
-/// Both axes of an encoded linear are padded to a multiple of this.
-const PAD: usize = 128;
 
 impl Quantization for CpuBackend {
     type Moments = Moments;
@@ -52,7 +49,7 @@ impl Quantization for CpuBackend {
         // Each job is parallel over its tiles as well, so that one alone keeps all threads busy.
         let jobs = jobs.into_par_iter().with_max_len(1);
         jobs.map(|job| {
-            check(&job)?;
+            job.check()?;
             // Row-major `[out, in]` is column-major `(in, out)`.
             let (rows, columns) = (job.shape.in_features, job.shape.out_features);
             let weights = padded(Cow::Owned(DMatrix::from_vec(rows, columns, job.weights)));
@@ -65,7 +62,7 @@ impl Quantization for CpuBackend {
     }
 
     fn encode_grouped(&self, jobs: Vec<EncodeJob<Config>>) -> Result<Vec<Quantized>, Error> {
-        jobs.iter().try_for_each(check)?;
+        jobs.iter().try_for_each(EncodeJob::check)?;
         // Neighbours that read one input share what is made of its Hessian.
         let mut groups: Vec<Vec<EncodeJob<Config>>> = Vec::new();
         for job in jobs {
@@ -105,30 +102,4 @@ fn quantize_group(jobs: Vec<EncodeJob<Config>>) -> Result<Vec<Quantized>, Error>
         calibration.quantize(&weights).map_err(failed(job.name))
     })
     .collect()
-}
-
-fn check<C>(job: &EncodeJob<C>) -> Result<(), Error> {
-    let in_features = job.shape.in_features;
-    Error::check_shape(
-        format!("weights of {}", job.name),
-        job.shape.weights(),
-        job.weights.len(),
-    )?;
-    if let Some(hessian) = &job.hessian {
-        for side in [hessian.nrows(), hessian.ncols()] {
-            Error::check_shape(format!("Hessian of {}", job.name), in_features, side)?;
-        }
-    }
-    Ok(())
-}
-
-/// `matrix` with zero rows and columns up to whole blocks.
-fn padded(matrix: Cow<'_, DMatrix<f32>>) -> Cow<'_, DMatrix<f32>> {
-    let (rows, cols) = matrix.shape();
-    let (tall, wide) = (rows.next_multiple_of(PAD), cols.next_multiple_of(PAD));
-    if (tall, wide) == (rows, cols) {
-        matrix
-    } else {
-        Cow::Owned(matrix.into_owned().resize(tall, wide, 0.0))
-    }
 }

@@ -32,7 +32,7 @@
 //! ```
 //!
 //! # Modules
-//! All but [`linear`] are private; their items are here.
+//! All but [`linear`] and [`quantize`] are private; their items are here.
 //!
 //! | module | |
 //! |---|---|
@@ -44,6 +44,7 @@
 //! | `context` | all of the above, and kernels by name |
 //! | [`linear`] | linears of every format, by themselves and stacked |
 //! | `ops`, `backend` | what architectures ask for |
+//! | [`quantize`] | codes of weights |
 
 mod adapters;
 mod arena;
@@ -58,6 +59,7 @@ pub mod linear;
 mod ops;
 mod pipeline;
 mod profile;
+pub mod quantize;
 mod recorder;
 mod slabs;
 mod tensor;

@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 use treillage_backend::RouteWeighting;
+use treillage_trellis::viterbi::Effort;
 use treillage_trellis::{Bits, Codebook, EncodeConfig, HessianMetric, OutScales};
 
 use crate::{Error, GptqOptions, serde_foreign as foreign};
@@ -99,6 +100,9 @@ pub struct TrellisOptions {
     /// Whether each output channel gets a scale of its own.
     #[serde(with = "foreign::OutScalesName")]
     pub out_scales: OutScales,
+    /// How thoroughly codes are searched for.
+    #[serde(with = "foreign::name")]
+    pub effort: Effort,
 }
 
 impl Default for TrellisOptions {
@@ -110,6 +114,7 @@ impl Default for TrellisOptions {
             head_bits: HeadBits::default(),
             codebook: Codebook::default(),
             out_scales: OutScales::default(),
+            effort: Effort::default(),
         }
     }
 }
@@ -128,6 +133,7 @@ impl TrellisOptions {
             metric: recipe.metric,
             refit: recipe.refit,
             damping: recipe.damping,
+            effort: self.effort,
             ..EncodeConfig::new(
                 bits,
                 self.codebook,

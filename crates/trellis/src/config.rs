@@ -1,3 +1,4 @@
+use crate::viterbi::Effort;
 use crate::{Bits, Codebook, PackedLinear};
 
 /// How to encode one linear.
@@ -17,10 +18,12 @@ pub struct EncodeConfig {
     pub refit: bool,
     /// Added to the Hessian's diagonal, as a fraction of its mean.
     pub damping: f32,
+    /// How thoroughly codes are searched for.
+    pub effort: Effort,
 }
 
 impl EncodeConfig {
-    /// The defaults: full-scale metric and refit.
+    /// The defaults: full-scale metric, refit, and the best effort.
     pub fn new(bits: Bits, codebook: Codebook, seed: u64) -> Self {
         Self {
             bits,
@@ -30,6 +33,7 @@ impl EncodeConfig {
             metric: HessianMetric::FullScale,
             refit: true,
             damping: 0.025,
+            effort: Effort::Best,
         }
     }
 

@@ -8,6 +8,9 @@ pub enum Error {
     /// A codebook name that is none of the three.
     #[error("unknown codebook `{0}`: expected mul1, mcg or 3inst")]
     UnknownCodebook(String),
+    /// An effort that is none of those there are.
+    #[error("unknown effort `{0}`: expected fast, normal or best")]
+    UnknownEffort(String),
     /// A part whose length does not fit the others.
     #[error("{what}: expected {expected}, found {found}")]
     Shape {

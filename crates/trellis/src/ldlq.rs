@@ -7,35 +7,25 @@ use treillage_linalg::{Parallelism, View, ViewMut, gemm};
 use crate::viterbi::Encoder;
 use crate::{Bits, Codebook, TILE, TILE_WEIGHTS, tile};
 
-/// A matrix, encoded.
-pub(crate) struct Codes {
-    /// Packed tiles, row-major.
-    pub(crate) words: Vec<u16>,
-    /// What they decode to, (in, out).
-    pub(crate) values: DMatrix<f32>,
-}
-
 /// Encodes `weights`, in units of the codebook, so that `tr(Eᵀ H E)` of the error `E` becomes small, where `feedback` is the
 /// strictly block-lower part of `H = L D Lᵀ` in blocks of a tile's rows (block LDLQ, QuIP#, arXiv 2402.04396, §4.1).
 /// Without it each tile is encoded by itself.
 ///
 /// Blocks of rows go from the last to the first; columns know nothing of each other, so that a tile's columns go
-/// through the whole matrix in one task. The result does not depend on the number of threads.
+/// through the whole matrix in one task. The result, packed tiles row-major, does not depend on the number of threads.
 pub(crate) fn encode(
     weights: &DMatrix<f32>,
     feedback: Option<&DMatrix<f32>>,
     bits: Bits,
     codebook: Codebook,
     encoder: &Encoder,
-) -> Codes {
+) -> Vec<u16> {
     let (rows, columns) = weights.shape();
     let (tiles_in, tiles_out, tile_words) = (rows / TILE, columns / TILE, bits.words_per_tile());
-    let mut values = DMatrix::zeros(rows, columns);
-    let strips: Vec<Vec<[u16; TILE_WEIGHTS]>> = values
-        .as_mut_slice()
-        .par_chunks_exact_mut(TILE * rows)
-        .zip(weights.as_slice().par_chunks_exact(TILE * rows))
-        .map(|(values, weights)| encode_strip(weights, values, rows, feedback, codebook, encoder))
+    let strips: Vec<Vec<[u16; TILE_WEIGHTS]>> = weights
+        .as_slice()
+        .par_chunks_exact(TILE * rows)
+        .map(|weights| encode_strip(weights, rows, feedback, codebook, encoder))
         .collect();
 
     let mut words = vec![0; tiles_in * tiles_out * tile_words];
@@ -43,13 +33,12 @@ pub(crate) fn encode(
         let (row, column) = (number / tiles_out, number % tiles_out);
         tile::pack_states(&strips[column][row], bits, words);
     }
-    Codes { words, values }
+    words
 }
 
-/// Encodes a tile's columns, column-major `[TILE][rows]`, writes what they decode to and returns each tile's states.
+/// Encodes a tile's columns, column-major `[TILE][rows]`, to each tile's states.
 fn encode_strip(
     weights: &[f32],
-    values: &mut [f32],
     rows: usize,
     feedback: Option<&DMatrix<f32>>,
     codebook: Codebook,
@@ -79,7 +68,6 @@ fn encode_strip(
         let decoded = tile::to_row_major(&states.map(|state| table[usize::from(state)]));
         for (place, value) in decoded.into_iter().enumerate() {
             let at = place % TILE * rows + start + place / TILE;
-            values[at] = value;
             errors[at] = weights[at] - value;
         }
     }

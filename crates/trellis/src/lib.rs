@@ -7,6 +7,7 @@
 //!
 //! - [`encode_linear`] makes a [`PackedLinear`] of a weight matrix and the second moment of its inputs, as [`EncodeConfig`] says,
 //!   and reports how well that went;
+//! - [`Preparation`] is what comes before and after the search for codes, for whoever makes them elsewhere;
 //! - [`PackedLinear`] is the linear as a checkpoint holds it, its parts checked against each other; it gives its weights back in
 //!   the original basis ([`PackedLinear::dequantize`]) or in the rotated one;
 //! - [`lanes`] is what faster products are written with, which never decode a whole matrix.
@@ -48,6 +49,7 @@ mod error;
 pub mod lanes;
 mod ldlq;
 mod packed;
+mod preparation;
 mod refit;
 mod regularize;
 mod scale_search;
@@ -62,6 +64,8 @@ pub use config::{EncodeConfig, EncodeReport, Encoded, Fallback, HessianMetric, O
 pub use encode::encode_linear;
 pub use error::Error;
 pub use packed::{PackedLinear, PackedParts, Words};
+pub use preparation::{Preparation, padded};
+pub use regularize::ROTATION;
 pub use simd::SimdLevel;
 
 /// States of the trellis: a 16-bit shift register.

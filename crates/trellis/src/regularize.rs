@@ -8,7 +8,7 @@ use treillage_linalg::hadamard;
 use crate::OutScales;
 
 /// Points of the Hadamard transform that rotates both axes, a constant of the format.
-pub(crate) const ROTATION: usize = 128;
+pub const ROTATION: usize = 128;
 
 /// RMS of a row, relative to the mean, that stands for a row of zeros: its scale must not be zero, but no weight
 /// should reach its channel either.

@@ -1,10 +1,8 @@
 //! The size at which weights of unit variance are laid over the codebook.
 
 use nalgebra::DMatrix;
-use rayon::prelude::*;
 use treillage_linalg::BlockLdl;
 
-use crate::viterbi::Encoder;
 use crate::{Bits, Codebook, TILE, TILE_WEIGHTS, tile};
 
 /// For Gaussian weights of unit variance, by K − 1: the best size, in units of the codebook's standard deviation, and
@@ -30,22 +28,51 @@ const MOST: usize = 64;
 /// Above this rate the error hangs on outliers too rare for any sample.
 const MOST_BITS: usize = 4;
 
-/// The factor of least squared error for `weights` of unit variance: the minimum of the parabola through three candidates
-/// tried on a sample, or the Gaussian optimum where a sample would not do better.
-pub(crate) fn search(
-    weights: &DMatrix<f32>,
-    bits: Bits,
-    codebook: Codebook,
-    encoder: &Encoder,
-) -> f32 {
-    let start = GAUSSIAN[bits.get() - 1].0 * standard_deviation(codebook);
-    let tiles = sample(weights);
-    if tiles.len() < FEWEST || bits.get() > MOST_BITS {
-        return start;
+/// The search for the factor of least squared error: the minimum of the parabola through three candidates tried on a sample,
+/// or the Gaussian optimum where a sample would not do better.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    /// Of unit variance; empty where nothing is to be tried.
+    tiles: Vec<[f32; TILE_WEIGHTS]>,
+    start: f32,
+}
+
+impl Trial {
+    /// For `weights` of unit variance.
+    pub(crate) fn new(weights: &DMatrix<f32>, bits: Bits, codebook: Codebook) -> Self {
+        let mut tiles = sample(weights);
+        if tiles.len() < FEWEST || bits.get() > MOST_BITS {
+            tiles.clear();
+        }
+        Self {
+            tiles,
+            start: GAUSSIAN[bits.get() - 1].0 * standard_deviation(codebook),
+        }
     }
-    let [below, at, above] =
-        [1.0 - STEP, 1.0, 1.0 + STEP].map(|part| error(&tiles, part * start, codebook, encoder));
-    start * (1.0 + STEP * vertex(below, at, above))
+
+    fn candidates(&self) -> [f32; 3] {
+        [1.0 - STEP, 1.0, 1.0 + STEP].map(|part| part * self.start)
+    }
+
+    /// What is to be tried: the sample at one candidate, then at the next.
+    pub(crate) fn samples(&self) -> Vec<[f32; TILE_WEIGHTS]> {
+        let at = |scale: f32| self.tiles.iter().map(move |tile| tile.map(|w| w * scale));
+        self.candidates().into_iter().flat_map(at).collect()
+    }
+
+    /// The best factor, by the states of all samples.
+    pub(crate) fn best(&self, states: &[[u16; TILE_WEIGHTS]], codebook: Codebook) -> f32 {
+        assert_eq!(states.len(), 3 * self.tiles.len(), "states of all samples");
+        if self.tiles.is_empty() {
+            return self.start;
+        }
+        let mut states = states.chunks_exact(self.tiles.len());
+        let [below, at, above] = self.candidates().map(|scale| {
+            let states = states.next().unwrap_or_default();
+            error(&self.tiles, states, scale, codebook)
+        });
+        self.start * (1.0 + STEP * vertex(below, at, above))
+    }
 }
 
 /// The part by which targets that take up feedback must be smaller than weights: `1 / √ν`, where `ν` is their variance,
@@ -92,20 +119,21 @@ fn sample(weights: &DMatrix<f32>) -> Vec<[f32; TILE_WEIGHTS]> {
         .collect()
 }
 
-/// Mean squared error of `tiles` encoded at `scale`, in their own units.
-fn error(tiles: &[[f32; TILE_WEIGHTS]], scale: f32, codebook: Codebook, encoder: &Encoder) -> f64 {
+/// Mean squared error of `tiles` that are `states` at `scale`, in their own units.
+fn error(
+    tiles: &[[f32; TILE_WEIGHTS]],
+    states: &[[u16; TILE_WEIGHTS]],
+    scale: f32,
+    codebook: Codebook,
+) -> f64 {
     let table = codebook.table();
-    let errors: Vec<f64> = tiles
-        .par_iter()
-        .map(|tile| {
-            let states = encoder.encode_tile(&tile.map(|w| w * scale));
-            let error = |(&state, w): (&u16, &f32)| {
-                f64::from(table[usize::from(state)] / scale - w).powi(2)
-            };
-            states.iter().zip(tile).map(error).sum()
-        })
-        .collect();
-    errors.iter().sum::<f64>() / (tiles.len() * TILE_WEIGHTS) as f64
+    let of_tile = |(tile, states): (&[f32; TILE_WEIGHTS], &[u16; TILE_WEIGHTS])| -> f64 {
+        let error =
+            |(&state, w): (&u16, &f32)| f64::from(table[usize::from(state)] / scale - w).powi(2);
+        states.iter().zip(tile).map(error).sum()
+    };
+    let errors: f64 = tiles.iter().zip(states).map(of_tile).sum();
+    errors / (tiles.len() * TILE_WEIGHTS) as f64
 }
 
 fn standard_deviation(codebook: Codebook) -> f32 {

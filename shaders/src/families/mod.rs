@@ -4,6 +4,7 @@ mod attention;
 mod common;
 mod delta;
 mod elementwise;
+mod encode;
 mod latent;
 mod linear;
 mod norm;
@@ -25,4 +26,5 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &latent::FAMILY,
     &delta::FAMILY,
     &sampling::FAMILY,
+    &encode::FAMILY,
 ];

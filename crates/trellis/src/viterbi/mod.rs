@@ -3,21 +3,25 @@
 //! A walk is tail-biting, so its first register depends on its last. Two passes settle that, as in QTIP (arXiv 2406.11235,
 //! §3.2): the first starts halfway round with every register free and yields the register at the seam, the second
 //! starts and ends there. Each pass is 256 steps over all 65,536 states, 131,072 evaluations per weight whatever the
-//! rate.
+//! rate; with less [`Effort`] the first is shorter.
 //!
 //! | module | |
 //! |---|---|
+//! | `effort` | how far the first pass looks |
 //! | `graph` | which register leads to which |
 //! | `metric` | path costs: 16-bit fixed point for K ≤ 4, f32 above |
-//! | `reference` | the slow and obvious search over either metric |
+//! | `reference` | the slow and obvious search over any metric |
+//! | `tagged` | the metric of GPUs up to K = 4 |
 //! | `search` | two passes over a kernel, the walk back through kept costs |
 //! | `narrow`, `wide` | the kernels: one step of all registers, for few and for many bits |
 
+mod effort;
 mod graph;
 mod metric;
 mod narrow;
 mod reference;
 mod search;
+mod tagged;
 mod wide;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,12 +32,15 @@ use crate::{Bits, Codebook, SimdLevel, TILE_WEIGHTS};
 use metric::{Exact, Fixed};
 use search::{Scratch, Search};
 
+pub use effort::{Effort, Window};
 pub use reference::encode_tile_reference;
+pub use tagged::{Grid, encode_tile_tagged};
 
 /// Encodes tiles at one rate with one codebook. Shared between threads; the scratch of a tile (2 to 4 MiB) is kept for
 /// the next.
 pub struct Encoder {
     search: Either,
+    window: Window,
     spare: Mutex<Vec<Scratch>>,
 }
 
@@ -61,16 +68,24 @@ impl Encoder {
         };
         Self {
             search,
+            window: Effort::Best.window(),
             spare: Mutex::default(),
         }
+    }
+
+    /// The same with as much effort as `effort` says, which is otherwise the best.
+    #[must_use]
+    pub fn with_effort(self, effort: Effort) -> Self {
+        let window = effort.window();
+        Self { window, ..self }
     }
 
     /// The states of the closed walk nearest to `targets`, which are in trellis order and in units of the codebook.
     pub fn encode_tile(&self, targets: &[f32; TILE_WEIGHTS]) -> [u16; TILE_WEIGHTS] {
         let mut scratch = self.spare().pop().unwrap_or_default();
         let states = match &self.search {
-            Either::Narrow(search) => search.encode(targets, &mut scratch),
-            Either::Wide(search) => search.encode(targets, &mut scratch),
+            Either::Narrow(search) => search.encode(targets, self.window, &mut scratch),
+            Either::Wide(search) => search.encode(targets, self.window, &mut scratch),
         };
         self.spare().push(scratch);
         states
@@ -123,9 +138,9 @@ mod tests {
         codebook: Codebook,
     ) -> [u16; TILE_WEIGHTS] {
         if bits.get() <= narrow::MAX_BITS {
-            reference::encode::<Fixed>(targets, bits, codebook)
+            reference::encode::<Fixed>(targets, bits, codebook, Effort::Best.window())
         } else {
-            reference::encode::<Exact>(targets, bits, codebook)
+            reference::encode::<Exact>(targets, bits, codebook, Effort::Best.window())
         }
     }
 
@@ -234,6 +249,22 @@ mod tests {
                 encode_tile_reference(t, bits, Codebook::Mul1)
             });
             assert!(fixed < 1.01 * exact, "K = {bits}: {fixed} against {exact}");
+        }
+    }
+
+    #[test]
+    fn less_effort_costs_little() {
+        let tiles = gaussian_tiles(96, 7);
+        for (k, scale) in [(2, 0.98), (3, 0.945), (4, 0.905)] {
+            let error = |effort| {
+                let encoder = Encoder::new(Bits::new(k).unwrap(), Codebook::Mul1);
+                let encoder = encoder.with_effort(effort);
+                relative_error(&tiles, scale, Codebook::Mul1, |t| encoder.encode_tile(t))
+            };
+            let [fast, normal, best] = Effort::ALL.map(error);
+            assert!(normal < 1.005 * best, "K = {k}: {normal} against {best}");
+            assert!(fast < 1.025 * best, "K = {k}: {fast} against {best}");
+            assert!(best < fast, "K = {k}: {best} against {fast}");
         }
     }
 

@@ -1,3 +1,4 @@
+use super::effort::{Effort, Window};
 use super::graph::Graph;
 use super::metric::{Exact, Metric};
 use crate::{Bits, Codebook, TILE_WEIGHTS};
@@ -9,18 +10,16 @@ pub fn encode_tile_reference(
     bits: Bits,
     codebook: Codebook,
 ) -> [u16; TILE_WEIGHTS] {
-    encode::<Exact>(targets, bits, codebook)
+    encode::<Exact>(targets, bits, codebook, Effort::Best.window())
 }
 
 pub(super) fn encode<M: Metric>(
     targets: &[f32; TILE_WEIGHTS],
     bits: Bits,
     codebook: Codebook,
+    window: Window,
 ) -> [u16; TILE_WEIGHTS] {
-    let half = TILE_WEIGHTS / 2;
-    let mut rolled = *targets;
-    rolled.rotate_left(half);
-    let (ends, branches) = forward::<M>(&rolled, bits, codebook, None);
+    let (ends, branches) = forward::<M>(&window.of(targets), bits, codebook, None);
     let mut end = 0;
     for (register, &cost) in ends.iter().enumerate() {
         if cost < ends[end] {
@@ -29,15 +28,17 @@ pub(super) fn encode<M: Metric>(
     }
     let free = backward(&branches, bits, end);
     // The state at the tile's first position still holds the register before it.
-    let seam = usize::from(free[half]) >> bits.get();
+    let seam = usize::from(free[window.before]) >> bits.get();
 
     let (_, branches) = forward::<M>(targets, bits, codebook, Some(seam));
-    backward(&branches, bits, seam)
+    let mut states = [0; TILE_WEIGHTS];
+    states.copy_from_slice(&backward(&branches, bits, seam));
+    states
 }
 
 /// The costs of the best paths into each register, and for each step and register the branch that its best path takes.
 fn forward<M: Metric>(
-    targets: &[f32; TILE_WEIGHTS],
+    targets: &[f32],
     bits: Bits,
     codebook: Codebook,
     start: Option<usize>,
@@ -87,9 +88,9 @@ fn forward<M: Metric>(
 }
 
 /// The states of the path that ends at register `end`.
-fn backward(branches: &[Vec<usize>], bits: Bits, end: usize) -> [u16; TILE_WEIGHTS] {
+fn backward(branches: &[Vec<usize>], bits: Bits, end: usize) -> Vec<u16> {
     let graph = Graph::new(bits);
-    let mut states = [0; TILE_WEIGHTS];
+    let mut states = vec![0; branches.len()];
     let mut register = end;
     for (state, branches) in states.iter_mut().zip(branches).rev() {
         let branch = branches[register];

@@ -1,5 +1,6 @@
 use bytemuck::{Pod, Zeroable};
 
+use super::effort::Window;
 use super::graph::Graph;
 use super::metric::Metric;
 use crate::{Bits, Codebook, TILE_WEIGHTS};
@@ -66,7 +67,7 @@ impl Buffer {
 /// One forward pass: its targets, where it started, and the costs that it kept.
 struct Pass<'a, M: Metric> {
     search: &'a Search<M>,
-    targets: [M::Value; TILE_WEIGHTS],
+    targets: &'a [M::Value],
     /// The only register to start from, if not any.
     start: Option<usize>,
     costs: &'a mut [M::Cost],
@@ -98,6 +99,7 @@ impl<M: Metric> Search<M> {
     pub(super) fn encode(
         &self,
         targets: &[f32; TILE_WEIGHTS],
+        window: Window,
         scratch: &mut Scratch,
     ) -> [u16; TILE_WEIGHTS] {
         let slots = TILE_WEIGHTS / self.interval() + 1 + 2;
@@ -108,16 +110,14 @@ impl<M: Metric> Search<M> {
         let costs = scratch.0.get_mut::<M::Cost>();
         let targets = targets.map(|target| self.metric.value(target));
 
-        let half = TILE_WEIGHTS / 2;
-        let mut rolled = targets;
-        rolled.rotate_left(half);
-        let free = self.forward(rolled, None, &mut *costs);
+        let around = window.of(&targets);
+        let free = self.forward(&around, None, &mut *costs);
         let mut seam = free.best_end();
-        for step in (half..TILE_WEIGHTS).rev() {
+        for step in (window.before..window.steps()).rev() {
             seam = self.graph.predecessor(free.branch(step, seam), seam);
         }
 
-        let tied = self.forward(targets, Some(seam), costs);
+        let tied = self.forward(&targets, Some(seam), costs);
         let mut states = [0; TILE_WEIGHTS];
         let mut register = seam;
         for step in (0..TILE_WEIGHTS).rev() {
@@ -130,7 +130,7 @@ impl<M: Metric> Search<M> {
 
     fn forward<'a>(
         &'a self,
-        targets: [M::Value; TILE_WEIGHTS],
+        targets: &'a [M::Value],
         start: Option<usize>,
         costs: &'a mut [M::Cost],
     ) -> Pass<'a, M> {
@@ -226,7 +226,7 @@ impl<M: Metric> Pass<'_, M> {
     /// The register with the lowest cost after the last step, the lowest one of equals.
     fn best_end(&self) -> usize {
         let registers = self.search.graph.registers();
-        let ends = &self.costs[self.search.slot(TILE_WEIGHTS) * registers..][..registers];
+        let ends = &self.costs[self.search.slot(self.targets.len()) * registers..][..registers];
         let mut end = 0;
         for (register, &cost) in ends.iter().enumerate() {
             if cost < ends[end] {

@@ -206,7 +206,15 @@ impl Bench<'_> {
         let take = |backend: &CpuBackend, path| backend.compute_plainly(path == Path::Baseline);
         let measured = rounds.measure(self.args.repeats, &self.args.paths, take)?;
         self.print(&measured);
-        Ok(self.json(&backend, &measured))
+        let mut all = self.json(&backend, &measured);
+        for (path, json) in self.args.paths.iter().zip(&mut all) {
+            take(&backend, *path);
+            backend.telemetry().reset();
+            let (_, first) = rounds.read_prompt()?;
+            rounds.decode(first)?;
+            json["telemetry"] = serde_json::to_value(backend.telemetry().counts())?;
+        }
+        Ok(all)
     }
 
     fn gpu(&self, index: usize) -> Result<Vec<Value>> {
@@ -236,8 +244,9 @@ impl Bench<'_> {
             self.device_figures(&backend, &mut rounds, measured, json)?;
             let bytes = backend.gpu().allocated() - before;
             self.memory(&backend, bytes, json);
-            if let Some(bandwidth) = bandwidth {
+            if let Some((bandwidth, rate)) = limits {
                 json["copy_bytes_per_second"] = bandwidth.into();
+                json["f32_operations_per_second"] = rate.into();
                 json["profiles"] = profile::take(&backend, &mut rounds, bandwidth)?;
             }
         }

@@ -8,6 +8,7 @@ use treillage_quantize::{
     AllocationRule, ExpertTokens, GptqOptions, HeadBits, Options, Recipe, RotationRule,
     TrellisOptions,
 };
+use treillage_trellis::viterbi::Effort;
 use treillage_trellis::{Codebook, OutScales};
 
 /// How weights are coded, and with what.
@@ -65,6 +66,10 @@ struct TrellisArgs {
     /// Whether output channels get scales of their own [default: always]
     #[arg(long, value_enum)]
     out_scales: Option<ScaleChoice>,
+    /// How thoroughly codes are searched for: fast, normal or best; fast takes five eighths of the work and adds 1.3 to 1.7 % to the
+    /// error [default: best]
+    #[arg(long)]
+    effort: Option<Effort>,
     /// How errors are measured: our way, or ExLlamaV3's, to compare with [default: treillage]
     #[arg(long, value_enum)]
     recipe: Option<RecipeChoice>,
@@ -177,6 +182,7 @@ impl TrellisArgs {
                 Some(ScaleChoice::Auto) => OutScales::Auto,
                 None => default.out_scales,
             },
+            effort: self.effort.unwrap_or(default.effort),
         };
         Ok(Options {
             recipe,
@@ -193,6 +199,7 @@ impl TrellisArgs {
             (self.head_bits.is_some(), "--head-bits"),
             (self.codebook.is_some(), "--codebook"),
             (self.out_scales.is_some(), "--out-scales"),
+            (self.effort.is_some(), "--effort"),
             (self.recipe.is_some(), "--recipe"),
         ])
     }

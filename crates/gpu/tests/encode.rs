@@ -1,0 +1,200 @@
+//! Trellis codes made on the device.
+// Helpers outside of test functions are test code too.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+
+use nalgebra::DMatrix;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use support::open;
+use treillage_backend::{EncodeJob, LinearShape, Quantization};
+use treillage_cpu::CpuBackend;
+use treillage_gpu::quantize::{TileEncoder, Tuning, encode_trellis};
+use treillage_gpu::{Context, Mode, Options};
+use treillage_trellis::viterbi::{Effort, Encoder, encode_tile_tagged};
+use treillage_trellis::{Bits, Codebook, EncodeConfig, TILE_WEIGHTS, tile};
+
+type Tile = [f32; TILE_WEIGHTS];
+
+fn gaussian(rng: &mut ChaCha8Rng) -> f32 {
+    // Box–Muller.
+    let (a, b): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    ((-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()) as f32
+}
+
+fn tiles(count: usize, scale: f32, seed: u64) -> Vec<Tile> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut tile = || std::array::from_fn(|_| scale * gaussian(&mut rng));
+    (0..count).map(|_| tile()).collect()
+}
+
+fn each_mode(test: impl Fn(&Context, Mode)) {
+    for mode in [Mode::Trusted, Mode::Checked] {
+        let options = Options {
+            mode,
+            ..Options::default()
+        };
+        if let Some(gpu) = open(options) {
+            test(&Context::new(&gpu), mode);
+        }
+    }
+}
+
+fn bits(k: usize) -> Bits {
+    Bits::new(k).unwrap()
+}
+
+fn states(words: &[u16], bits: Bits) -> Vec<[u16; TILE_WEIGHTS]> {
+    let words = words.chunks_exact(bits.words_per_tile());
+    words
+        .map(|words| tile::unpack_states(words, bits))
+        .collect()
+}
+
+/// Squared error of what states stand for.
+fn error(states: &[[u16; TILE_WEIGHTS]], tiles: &[Tile], codebook: Codebook) -> f64 {
+    let values = states
+        .as_flattened()
+        .iter()
+        .map(|&s| codebook.table()[usize::from(s)]);
+    let errors = values.zip(tiles.as_flattened());
+    errors
+        .map(|(value, target)| f64::from(value - target).powi(2))
+        .sum()
+}
+
+#[test]
+fn walks_are_those_of_the_slow_search_up_to_four_bits() {
+    each_mode(|context, mode| {
+        for (k, lanes, shown) in [
+            (1, 512, 8192),
+            (2, 512, 8192),
+            (3, 512, 8192),
+            (3, 256, 4096),
+            (4, 512, 8192),
+            (4, 1024, 4096),
+        ] {
+            let codebook = Codebook::ALL[k % 3];
+            let mut targets = tiles(2, 0.95, k as u64);
+            // Outliers that no weight is near.
+            targets[1].iter_mut().step_by(19).for_each(|t| *t *= 1e3);
+            let tuning = Tuning { lanes, shown };
+            let effort = Effort::ALL[lanes / 512];
+            let encoder = TileEncoder::new(context, bits(k), codebook, effort, tuning).unwrap();
+            let words = encoder.encode(context, targets.as_flattened()).unwrap();
+            let expected: Vec<_> = targets
+                .iter()
+                .map(|tile| encode_tile_tagged(tile, bits(k), codebook, effort).unwrap())
+                .collect();
+            let same = states(&words, bits(k)) == expected;
+            assert!(same, "K = {k}, {lanes} lanes, {mode:?}");
+        }
+    });
+}
+
+#[test]
+fn walks_close_and_err_as_little_as_the_cpus() {
+    let Some(gpu) = open(Options::default()) else {
+        return;
+    };
+    let context = Context::new(&gpu);
+    for k in Bits::all() {
+        let codebook = Codebook::ALL[k.get() % 3];
+        let scale = [1.07, 0.98, 0.945, 0.905, 0.88, 0.83, 0.80, 0.775][k.get() - 1];
+        let scale = if codebook == Codebook::Mul1 {
+            scale
+        } else {
+            1.244 * scale
+        };
+        let mut targets = tiles(4, scale, 7);
+        let effort = Effort::Best;
+        let encoder = TileEncoder::new(&context, k, codebook, effort, Tuning::default()).unwrap();
+        let words = encoder.encode(&context, targets.as_flattened()).unwrap();
+        let cpu = Encoder::new(k, codebook);
+        let expected: Vec<_> = targets.iter().map(|tile| cpu.encode_tile(tile)).collect();
+        let found = error(&states(&words, k), &targets, codebook);
+        let expected = error(&expected, &targets, codebook);
+        assert!(found < 1.005 * expected, "K = {k}: {found}, not {expected}");
+        targets[0].fill(f32::NAN);
+        targets[1].fill(-1e30);
+        targets[2] = std::array::from_fn(|i| if i % 2 == 0 { 9.0 } else { -9.0 });
+        let words = encoder.encode(&context, targets.as_flattened()).unwrap();
+        for states in states(&words, k) {
+            assert!(tile::is_closed_walk(&states, k), "K = {k}");
+        }
+    }
+}
+
+/// Linears of two sizes; those of the first with different Hessians, of which one is useless.
+fn jobs() -> Vec<EncodeJob<EncodeConfig>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let mut job = |number: u64, in_features, out_features| {
+        let shape = LinearShape {
+            in_features,
+            out_features,
+        };
+        let factor = DMatrix::from_fn(in_features, in_features, |i, j| {
+            gaussian(&mut rng) / 8.0 + f32::from(i == j)
+        });
+        let hessian = match number {
+            0 => DMatrix::zeros(in_features, in_features),
+            _ => &factor * factor.transpose(),
+        };
+        EncodeJob {
+            name: format!("linear {number}"),
+            weights: (0..shape.weights()).map(|_| gaussian(&mut rng)).collect(),
+            shape,
+            hessian: (number < 3).then(|| Arc::new(hessian)),
+            config: EncodeConfig::new(bits(4), Codebook::Mul1, number),
+        }
+    };
+    vec![
+        job(0, 128, 128),
+        job(1, 128, 128),
+        job(2, 120, 128),
+        job(3, 128, 120),
+    ]
+}
+
+#[test]
+fn linears_are_encoded_as_on_the_cpu_and_each_by_itself() {
+    let Some(gpu) = open(Options::default()) else {
+        return;
+    };
+    let context = Context::new(&gpu);
+    let together = encode_trellis(&context, jobs(), Tuning::default()).unwrap();
+    let on_cpu = CpuBackend::default().encode_trellis(jobs()).unwrap();
+    for ((job, found), expected) in jobs().into_iter().zip(&together).zip(&on_cpu) {
+        let name = job.name.clone();
+        let (report, cpu) = (&found.report, &expected.report);
+        assert_eq!(
+            (report.fallback, report.damping),
+            (cpu.fallback, cpu.damping),
+            "{name}"
+        );
+        let ratio = report.relative_error / cpu.relative_error;
+        assert!((ratio - 1.0).abs() < 0.03, "{name}: {ratio}");
+        let alone = encode_trellis(&context, vec![job], Tuning::default()).unwrap();
+        assert!(alone[0].linear.words() == found.linear.words(), "{name}");
+        assert_eq!(&alone[0].report, report, "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_encoded_is_named() {
+    let Some(gpu) = open(Options::default()) else {
+        return;
+    };
+    let context = Context::new(&gpu);
+    let mut broken = jobs();
+    broken[1].weights[5] = f32::NAN;
+    let error = encode_trellis(&context, broken, Tuning::default()).unwrap_err();
+    assert!(error.to_string().contains("linear 1"), "{error}");
+    let mut short = jobs();
+    short[2].weights.pop();
+    let error = encode_trellis(&context, short, Tuning::default()).unwrap_err();
+    assert!(error.to_string().contains("weights of linear 2"), "{error}");
+}

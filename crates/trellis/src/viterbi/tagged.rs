@@ -1,0 +1,88 @@
+//! The search as GPUs do it up to four bits, in whole numbers, so that they find the same walks to the last state.
+
+use super::effort::Effort;
+use super::metric::Metric;
+use super::reference;
+use crate::{Bits, Codebook, TILE_WEIGHTS};
+
+/// Whole numbers for weights and targets: the largest weight is 1024, which half precision holds exactly.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grid {
+    /// Units in one of the codebook's.
+    pub scale: f32,
+    /// The least weight: targets below are clipped to it.
+    pub lowest: f32,
+    /// The largest weight.
+    pub highest: f32,
+}
+
+impl Grid {
+    /// That of a codebook.
+    pub fn new(codebook: Codebook) -> Self {
+        let weights = codebook.table();
+        let lowest = weights.iter().copied().fold(f32::INFINITY, f32::min);
+        let highest = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        Self {
+            scale: 1024.0 / highest.max(-lowest),
+            lowest,
+            highest,
+        }
+    }
+
+    /// A weight or target in units, the even one where two are equally near.
+    pub fn place(&self, value: f32) -> f32 {
+        (value.clamp(self.lowest, self.highest) * self.scale).round_ties_even()
+    }
+}
+
+/// What a GPU's kernel finds: costs are squares of units, and those of `COST` bits are hopeless.
+///
+/// Its costs stand in an f32's 23 bits together with a branch of K, and differences are multiples of 2^⌈K/2⌉: that leaves 21 bits
+/// for one and two bits per weight, 19 for three and four, twice and half the square of the largest weight.
+struct Tagged<const COST: usize>(Grid);
+
+impl<const COST: usize> Metric for Tagged<COST> {
+    type Value = i32;
+    type Cost = u32;
+    const FREE: u32 = 0;
+    const UNREACHABLE: u32 = (1 << COST) - 1;
+    const RENORMALIZE: Option<usize> = Some(if COST == 21 { 16 } else { 8 });
+
+    fn new(_: Bits, codebook: Codebook) -> Self {
+        Self(Grid::new(codebook))
+    }
+
+    fn value(&self, value: f32) -> i32 {
+        self.0.place(value) as i32
+    }
+
+    fn extend(cost: u32, weight: i32, target: i32) -> u32 {
+        let d = target.abs_diff(weight);
+        (cost + d * d).min(Self::UNREACHABLE)
+    }
+
+    fn renormalize(costs: &mut [u32]) {
+        let smallest = costs.iter().copied().min().unwrap_or(0);
+        costs.iter_mut().for_each(|cost| *cost -= smallest);
+    }
+}
+
+/// The walk that a GPU finds for `targets`, at most four bits per weight; `None` above, where it computes in f32 as
+/// [`encode_tile_reference`](super::encode_tile_reference) does. Takes about a second.
+pub fn encode_tile_tagged(
+    targets: &[f32; TILE_WEIGHTS],
+    bits: Bits,
+    codebook: Codebook,
+    effort: Effort,
+) -> Option<[u16; TILE_WEIGHTS]> {
+    let window = effort.window();
+    match bits.get() {
+        1 | 2 => Some(reference::encode::<Tagged<21>>(
+            targets, bits, codebook, window,
+        )),
+        3 | 4 => Some(reference::encode::<Tagged<19>>(
+            targets, bits, codebook, window,
+        )),
+        _ => None,
+    }
+}
