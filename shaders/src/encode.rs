@@ -133,9 +133,10 @@ impl TrellisEncode {
         self.held().div_ceil(self.per_word())
     }
 
-    /// Costs shown at a time.
+    /// Costs shown at a time: at least a run of each lane, so that all lanes show at once.
     fn room(&self) -> usize {
-        self.registers().min(self.shown)
+        let least = self.lanes() * self.run();
+        self.registers().min(self.shown.max(least))
     }
 
     /// Shown costs of registers at one place in their runs.

@@ -31,11 +31,50 @@ pub enum Activations {
     Sign,
 }
 
+/// Some of the rates from 1 to 8 bits per weight, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rates(u8);
+
+impl Rates {
+    /// This one.
+    pub fn one(bits: usize) -> Self {
+        Self(1 << (bits - 1))
+    }
+
+    /// These, and `bits`.
+    #[must_use]
+    pub fn and(self, bits: usize) -> Self {
+        Self(self.0 | 1 << (bits - 1))
+    }
+
+    /// Each of them, in order.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (1..=8).filter(move |bits| self.0 >> (bits - 1) & 1 != 0)
+    }
+
+    fn highest(self) -> usize {
+        8 - self.0.leading_zeros() as usize
+    }
+
+    /// `text` of the only rate, or of each where the header says which it is.
+    fn switch(self, text: impl Fn(usize) -> String) -> String {
+        let highest = self.highest();
+        if self == Self::one(highest) {
+            return text(highest);
+        }
+        let cases = self.iter().map(|bits| match bits == highest {
+            true => format!("default: {{\n{}\n}}", text(bits)),
+            false => format!("case {bits}u: {{\n{}\n}}", text(bits)),
+        });
+        format!("switch pair_fours / 32u {{\n{}\n}}", lines(cases))
+    }
+}
+
 /// A kernel `linear/trellis_gemv`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TrellisGemv {
-    /// Bits per weight, 1 to 8.
-    pub bits: usize,
+    /// Bits per weight that matrices have.
+    pub rates: Rates,
     /// How states become weights.
     pub codebook: Codebook,
     /// What activations are multiplied as.
@@ -74,7 +113,7 @@ impl TrellisGemv {
     /// The constants that make [`TrellisGemv::SOURCE`] this kernel.
     pub fn specialization(&self) -> Specialization {
         let Self {
-            bits,
+            rates,
             rows,
             teams,
             parts,
@@ -115,7 +154,14 @@ impl TrellisGemv {
                 per_job(&|i| format!("job{i} = {};", self.job(i, "base + BLOCKS"))),
             ),
             ("SUM_ROWS", self.sum_rows().to_string()),
-            ("PAIR_FOURS", (32 * bits).to_string()),
+            (
+                "PAIR_FOURS",
+                match rates == Rates::one(rates.highest()) {
+                    true => format!("{}u", 32 * rates.highest()),
+                    // Where headers say what kind they are of.
+                    false => "32u * ((weights[place.header] >> 4u) & 15u)".to_owned(),
+                },
+            ),
             ("BINDINGS", self.bindings()),
             ("STORE", store(self.residual, self.outputs)),
             ("GATHER", self.gather()),
@@ -126,12 +172,11 @@ impl TrellisGemv {
             ),
             (
                 "AHEAD",
-                self.each_four(|j| format!("var n{j} = vec4<u32>();")),
+                each_four(rates.highest(), |j| format!("var n{j} = vec4<u32>();")),
             ),
-            ("FETCH_AHEAD", self.each_four(|j| self.fetch(j))),
-            ("TAKE", self.each_four(|j| format!("let v{j} = n{j};"))),
+            ("FETCH_AHEAD", rates.switch(fetch_ahead)),
             ("ZERO", per_row(&|r| self.zero(r))),
-            ("DECODE", self.decode()),
+            ("MULTIPLY", rates.switch(|bits| self.multiply(bits))),
             (
                 "FLUSH",
                 per_row(&|r| {
@@ -162,13 +207,22 @@ impl TrellisGemv {
         )
     }
 
-    /// `text` of each four of words; four 0 has the words before a lane's runs.
-    fn each_four(&self, text: impl Fn(usize) -> String) -> String {
-        lines((0..=self.bits).map(text))
-    }
-
-    fn fetch(&self, j: usize) -> String {
-        format!("n{j} = {};", four(self.bits, j))
+    /// Multiplies with the pairs of rows of tiles of a block, at one rate.
+    fn multiply(&self, bits: usize) -> String {
+        format!(
+            "for (var pair = 0u; pair < p.pairs; pair += 1u) {{
+{}
+// The words of the pair after this one, or once more those of the last.
+word += select(0u, {}u, pair + 1u < p.pairs);
+{}
+{}
+near += 8u;
+}}",
+            each_four(bits, |j| format!("let v{j} = n{j};")),
+            32 * bits,
+            fetch_ahead(bits),
+            self.decode(bits)
+        )
     }
 
     /// The number of a team's job `i`.
@@ -203,9 +257,9 @@ impl TrellisGemv {
         }
     }
 
-    fn decode(&self) -> String {
+    fn decode(&self, bits: usize) -> String {
         let blocks = self.teams / self.parts;
-        let mut text = straddling(self.bits, 4);
+        let mut text = straddling(bits, 4);
         text.push('\n');
         for tile in 0..2 {
             for q in 0..4 {
@@ -221,11 +275,7 @@ impl TrellisGemv {
                 // Steps 8 q… of a run: two pairs of rows, of one column and of the one eight further on.
                 let state = |place: usize, column: usize| {
                     let (c, half) = (column / 2, column % 2);
-                    state(
-                        self.bits,
-                        COMPONENTS[2 * tile + c],
-                        8 * q + 4 * half + place,
-                    )
+                    state(bits, COMPONENTS[2 * tile + c], 8 * q + 4 * half + place)
                 };
                 if self.activations == Activations::Half {
                     for (pair, inputs) in ["xy", "zw"].iter().enumerate() {
@@ -373,6 +423,15 @@ fn four(bits: usize, j: usize) -> String {
         _ => (j - 1, "lane"),
     };
     format!("codes[word + {}u + {lane}]", 32 * word)
+}
+
+/// `text` of each four of words; four 0 has the words before a lane's runs.
+fn each_four(bits: usize, text: impl Fn(usize) -> String) -> String {
+    lines((0..=bits).map(text))
+}
+
+fn fetch_ahead(bits: usize) -> String {
+    each_four(bits, |j| format!("n{j} = {};", four(bits, j)))
 }
 
 /// The words across two, one operation for all windows in them, of vectors of `size` runs.

@@ -220,7 +220,7 @@ fn a_token_takes_seven_kernels_a_block() {
     let gpu = GpuBackend::on(&device).unwrap();
     let size = shape(HIDDEN, INNER);
     let head = gpu.load_linear(packed(size), size).unwrap();
-    for kind in [Kind::Routed, Kind::Stacked, Kind::Dense] {
+    for kind in [Kind::Routed, Kind::Mixed, Kind::Stacked, Kind::Dense] {
         let block = Block::load(&gpu, kind);
         // The norm before the head, and the head.
         assert_eq!(count(&gpu, &block, &head, 1, 0), 7 + 2);
@@ -229,9 +229,6 @@ fn a_token_takes_seven_kernels_a_block() {
         // One more adds up the parts of a long context.
         assert_eq!(count(&gpu, &block, &head, 1, 1024), 8 + 2);
     }
-    // Gate and up, and down, once for each rate: the 27 combinations that experts could have of them make no difference.
-    let block = Block::load(&gpu, Kind::Mixed);
-    assert_eq!(count(&gpu, &block, &head, 1, 0), 11 + 2);
     // Gate and up, and down, of an expert of all tokens that is not with the others.
     let block = Block::load(&gpu, Kind::Shared);
     assert_eq!(count(&gpu, &block, &head, 3, 0), 3 * 9 + 2);

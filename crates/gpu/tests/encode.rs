@@ -75,6 +75,7 @@ fn walks_are_those_of_the_slow_search_up_to_four_bits() {
             (3, 512, 8192),
             (3, 256, 4096),
             (4, 512, 8192),
+            (3, 1024, 4096),
             (4, 1024, 4096),
         ] {
             let codebook = Codebook::ALL[k % 3];

@@ -7,7 +7,7 @@ use crate::{
     registry::{Family, source},
     rows::{Arrange, RowsGemv, Scales, Weights},
     trellis::{
-        Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul,
+        Activations, Codebook, Rates, TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul,
         TrellisRotate,
     },
 };
@@ -98,7 +98,7 @@ pub(crate) const FAMILY: Family = Family {
 /// Every rate and codebook, every arithmetic, and each of the other constants once.
 fn trellis_gemv() -> Vec<Specialization> {
     let first = TrellisGemv {
-        bits: 3,
+        rates: Rates::one(3),
         codebook: Codebook::Mul1,
         activations: Activations::Sign,
         rows: 1,
@@ -135,7 +135,17 @@ fn trellis_gemv() -> Vec<Specialization> {
         ..plain
     });
     for bits in 1..=8 {
-        kernels.push(TrellisGemv { bits, ..plain });
+        kernels.push(TrellisGemv {
+            rates: Rates::one(bits),
+            ..plain
+        });
+    }
+    for activations in [Activations::Sign, Activations::Exact] {
+        kernels.push(TrellisGemv {
+            rates: Rates::one(2).and(5).and(3),
+            activations,
+            ..first
+        });
     }
     for codebook in [Codebook::ThreeInst, Codebook::Mcg, Codebook::Mul1] {
         for activations in [Activations::Exact, Activations::Half] {

@@ -9,7 +9,7 @@ struct Params {
     headers: vec4<u32>,
     // Workgroups along x of each linear and all before it.
     ends: vec4<u32>,
-    // Headers of other kinds are another dispatch's.
+    // Headers that differ in one of the bits of `mask` are another dispatch's.
     kind: u32,
     // Values of a row of x.
     width: u32,
@@ -30,6 +30,7 @@ struct Params {
     up: u32,
     // The first row of out, where experts are picked.
     pick: u32,
+    mask: u32,
 }
 
 var<immediate> p: Params;
@@ -70,5 +71,5 @@ fn locate(group: vec3<u32>, groups: vec3<u32>, place: ptr<function, Place>) -> b
     (*place).block = p.first + group.x - begin;
     (*place).split = group.y;
     (*place).unit = group.z * groups.x + group.x;
-    return route(group.z, place) && weights[(*place).header] == p.kind;
+    return route(group.z, place) && (weights[(*place).header] & p.mask) == p.kind;
 }

@@ -15,8 +15,10 @@
 //            counters
 // grid       x: column blocks of all linears; y: splits; z: groups of rows
 // constants  TEAMS: teams of 32 lanes, LANES = 32 TEAMS; PARTS: teams that share an input block, BLOCKS = TEAMS / PARTS; ROWS;
-//            SLOTS = ROWS · BLOCKS, JOBS: SLOTS up to a multiple of TEAMS; ACTIVATIONS: exact | sign, with its constants; EXCHANGE;
-//            ROUTE; PAIR_FOURS: 32 K; the rest is text from `trellis.rs`
+//            SLOTS = ROWS · BLOCKS, JOBS: SLOTS up to a multiple of TEAMS; ACTIVATIONS: exact | half | sign, with its constants;
+//            EXCHANGE; ROUTE; the rest is text from `trellis.rs`
+//
+// Matrices may differ in their rate: it is the same for all of a workgroup, which does what is written out for its own.
 
 //!use linear/activations_{{ACTIVATIONS}}
 //!use linear/params
@@ -81,8 +83,9 @@ fn main(
     if !locate(group, groups, &place) {
         return;
     }
-    // In fours of words, as they are read.
-    let words = weights[place.header + 1u] / 4u + place.block * p.blocks * (4u * {{PAIR_FOURS}}u);
+    // Words are counted in fours, as they are read.
+    let pair_fours = {{PAIR_FOURS}};
+    let words = weights[place.header + 1u] / 4u + place.block * p.blocks * (4u * pair_fours);
     let suh = weights[place.header + 2u];
     let first = group.y * p.per_split;
     let end = min(first + p.per_split, p.blocks);
@@ -98,7 +101,7 @@ fn main(
         let mine = base + team / PARTS;
         let live = mine < end;
         // What takes longest to come is asked for first.
-        var word = words + (4u * mine + part * p.pairs) * {{PAIR_FOURS}}u;
+        var word = words + (4u * mine + part * p.pairs) * pair_fours;
         {{AHEAD}}
         if live {
             {{FETCH_AHEAD}}
@@ -114,14 +117,7 @@ fn main(
         if live {
             var near = 32u * (team / PARTS) + 8u * part * p.pairs;
             {{ZERO}}
-            for (var pair = 0u; pair < p.pairs; pair += 1u) {
-                {{TAKE}}
-                // The words of the pair after this one, or once more those of the last.
-                word += select(0u, {{PAIR_FOURS}}u, pair + 1u < p.pairs);
-                {{FETCH_AHEAD}}
-                {{DECODE}}
-                near += 8u;
-            }
+            {{MULTIPLY}}
             {{FLUSH}}
         }
     }

@@ -123,39 +123,46 @@ fn steps(args: &Args) -> Result<Vec<Step>> {
     };
     let layers = args.layers.or(args.quick.then_some(QUICK_LAYERS));
     for preset in PRESETS {
-        let decode = |device| Step {
-            preset: Some(preset.to_owned()),
-            path: Some(Path::Optimized),
-            bits: Some(Spread::Uniform),
-            cut: quick(args, "Decoding: 16 tokens after 32, the median of 2 runs."),
-            ..step("decode", device)
-        };
-        let command = format!("decode --preset {preset} {runs}");
-        let mut cut = Vec::from_iter(decode(Device::Cpu).cut);
-        cut.extend(layers.map(|layers| {
-            format!("Decoding on the CPU: the first {layers} blocks of each model only, with its whole vocabulary.")
-        }));
-        steps.push(Step {
-            command: Some(match layers {
-                Some(layers) => format!("{command} --threads {cores} --layers {layers}"),
-                None => format!("{command} --threads {cores}"),
-            }),
-            cut: (!cut.is_empty()).then(|| cut.join(" ")),
-            ..decode(Device::Cpu)
-        });
-        let command = format!("{command} --device gpu --profile");
-        steps.push(on_gpu(&gpu, command, decode(Device::Gpu)));
+        for bits in [Spread::Uniform, Spread::Mixed] {
+            // Where bits are mixed, what is compared is the optimized path with itself at uniform bits.
+            let path = (bits == Spread::Mixed).then_some(Path::Optimized);
+            let decode = |device| Step {
+                preset: Some(preset.to_owned()),
+                path,
+                bits: Some(bits),
+                cut: quick(args, "Decoding: 16 tokens after 32, the median of 2 runs."),
+                ..step("decode", device)
+            };
+            let paths = match path {
+                Some(_) => "optimized",
+                None => "baseline,optimized",
+            };
+            let bits = bits.name();
+            let command = format!("decode --preset {preset} --paths {paths} --bits {bits} {runs}");
+            let mut cut = Vec::from_iter(decode(Device::Cpu).cut);
+            cut.extend(layers.map(|layers| {
+                format!("Decoding on the CPU: the first {layers} blocks of each model only, with its whole vocabulary.")
+            }));
+            let on_cpu = format!("{command} --threads {cores} --arithmetic int8");
+            steps.push(Step {
+                command: Some(match layers {
+                    Some(layers) => format!("{on_cpu} --layers {layers}"),
+                    None => on_cpu,
+                }),
+                cut: (!cut.is_empty()).then(|| cut.join(" ")),
+                ..decode(Device::Cpu)
+            });
+            let command = format!("{command} --device gpu --profile");
+            steps.push(on_gpu(&gpu, command, decode(Device::Gpu)));
+        }
     }
     steps.push(Step {
         measurement: "decode".to_owned(),
         path: Some(Path::Baseline),
-        unavailable: Some("no plain path was measured".to_owned()),
-        ..Step::default()
-    });
-    steps.push(Step {
-        measurement: "decode".to_owned(),
         bits: Some(Spread::Mixed),
-        unavailable: Some("no model of mixed bits was measured".to_owned()),
+        unavailable: Some(
+            "mixed bits are compared with uniform ones, on the optimized path".to_owned(),
+        ),
         ..Step::default()
     });
     Ok(steps)

@@ -56,6 +56,8 @@ pub(super) struct Params {
     pub(super) first: u32,
     pub(super) up: u32,
     pub(super) pick: u32,
+    pub(super) mask: u32,
+    pub(super) padding: [u32; 3],
 }
 
 /// `linear(x)` for each of `linears`, plus `residual`.
@@ -80,7 +82,9 @@ pub(super) fn run(
     Error::check_shape("rows of an input", rows.div_ceil(per_row.max(1)), x.rows())?;
     let widths: Vec<usize> = linears.iter().map(|l| l.shape.out_features).collect();
     let outputs = context.tensors(rows, &widths)?;
-    let mut kinds = Vec::new();
+    let plain = context.guard.is_plain();
+    // Kinds that one kernel takes together.
+    let mut families: Vec<Vec<Kind>> = Vec::new();
     for linear in linears {
         let LinearShape {
             in_features,
@@ -91,12 +95,17 @@ pub(super) fn run(
             residual.check_width("width of a residual", out_features)?;
         }
         for &kind in &linear.stored.kinds {
-            if !kinds.contains(&kind) {
-                kinds.push(kind);
+            let fits = |family: &&mut Vec<Kind>| match plain {
+                true => family[0] == kind,
+                false => family[0].goes_with(kind),
+            };
+            match families.iter_mut().find(fits) {
+                Some(family) if family.contains(&kind) => {}
+                Some(family) => family.push(kind),
+                None => families.push(vec![kind]),
             }
         }
     }
-    let plain = context.guard.is_plain();
     // One expert after the other, each a choice of one row.
     let choices: Vec<Option<usize>> = match (route, plain) {
         (Route::Picked, true) => (0..rows).map(Some).collect(),
@@ -120,9 +129,9 @@ pub(super) fn run(
             (None, Route::All) => MAX_TOGETHER,
             (None, _) => MAX_TOGETHER - 1,
         };
-        for &kind in &kinds {
+        for kinds in &families {
             let products = linears.iter().copied().zip(&outputs);
-            job.run(x, kind, products.collect(), most)?;
+            job.run(x, kinds, products.collect(), most)?;
         }
     }
     Ok(outputs)
@@ -138,15 +147,16 @@ pub(super) fn exchange(gpu: &Gpu) -> Exchange {
 }
 
 impl Job<'_> {
-    /// Those of `products` that have matrices of `kind`, at most `most` in one kernel.
+    /// Those of `products` that have matrices of one of `kinds`, at most `most` in one kernel.
     fn run(
         &self,
         x: &Tensor,
-        kind: Kind,
+        kinds: &[Kind],
         mut products: Vec<Product<'_>>,
         most: usize,
     ) -> Result<(), Error> {
-        products.retain(|(linear, _)| linear.stored.kinds.contains(&kind));
+        let has = |linear: &Linear, kind: &Kind| linear.stored.kinds.contains(kind);
+        products.retain(|(linear, _)| kinds.iter().any(|kind| has(linear, kind)));
         while let Some((first, _)) = products.first() {
             // A kernel sees one buffer of weights.
             let buffer = first.stored.slice.key().0;
@@ -158,11 +168,13 @@ impl Job<'_> {
                 }
                 !fits
             });
-            match kind {
-                Kind::Trellis { bits, codebook } => {
-                    self.trellis(x, kind, bits, codebook, &together)?;
-                }
-                Kind::Rows { .. } => self.by_rows(x, kind, &together)?,
+            // Of those that are multiplied here.
+            let there = |kind: &&Kind| together.iter().any(|(linear, _)| has(linear, kind));
+            let kinds: Vec<Kind> = kinds.iter().filter(there).copied().collect();
+            match kinds[0] {
+                Kind::Trellis { codebook, .. } => self.trellis(x, &kinds, codebook, &together)?,
+                // Such go alone.
+                Kind::Rows { .. } => self.by_rows(x, kinds[0], &together)?,
             }
         }
         Ok(())
@@ -196,9 +208,16 @@ impl Job<'_> {
         }
     }
 
-    pub(super) fn params(&self, kind: Kind, products: &[Product<'_>], per_group: usize) -> Params {
+    pub(super) fn params(
+        &self,
+        kinds: &[Kind],
+        products: &[Product<'_>],
+        per_group: usize,
+    ) -> Params {
+        let (kind, mask) = Kind::code_of(kinds);
         let mut params = Params {
-            kind: kind.code(),
+            kind,
+            mask,
             width: products[0].0.shape.in_features as u32,
             rows: self.rows as u32,
             per_row: self.per_row.max(1) as u32,
@@ -219,8 +238,8 @@ impl Job<'_> {
         params
     }
 
-    /// What `products` take at the least.
-    pub(super) fn work(&self, kind: Kind, products: &[Product<'_>], x: &Tensor) -> Work {
+    /// What `products` take at the least, with matrices of one of `kinds`.
+    pub(super) fn work(&self, kinds: &[Kind], products: &[Product<'_>], x: &Tensor) -> Work {
         let mut work = Work {
             bytes: x.slice().size(),
             operations: 0,
@@ -230,7 +249,8 @@ impl Job<'_> {
                 Route::All => 1,
                 Route::Picked | Route::Grouped => linear.experts.min(self.rows) as u64,
             };
-            work.bytes += matrices * kind.bytes(linear.shape) + out.slice().size();
+            let bytes = linear.stored.mean_bytes(kinds, linear.shape);
+            work.bytes += matrices * bytes + out.slice().size();
             work.operations += 2 * (linear.shape.weights() * self.rows) as u64;
         }
         work

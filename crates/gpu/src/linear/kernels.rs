@@ -130,6 +130,7 @@ impl Kernels {
         let params = Params {
             ends: [1; 4],
             kind: 1,
+            mask: u32::MAX,
             rows: ROWS as u32,
             blocks: 2,
             per_split: 2,

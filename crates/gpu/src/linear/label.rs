@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use treillage_shaders::linear::Route;
+use treillage_shaders::trellis::Rates;
 
 use super::kernels::Kernel;
 
@@ -10,16 +11,17 @@ impl Kernel {
     /// Its source, and what tells linears apart: a profile shows the experts' gate and up beside attention's output beside the head.
     pub(super) fn label(&self) -> String {
         let mut label = self.name().to_owned();
-        let (bits, route, outputs, residual, rows) = match self {
-            Kernel::Trellis(k) => (Some(k.bits), k.route, k.outputs, k.residual, k.rows),
+        let (rates, route, outputs, residual, rows) = match self {
+            Kernel::Trellis(k) => (Some(k.rates), k.route, k.outputs, k.residual, k.rows),
             Kernel::Rows(k) => (None, k.route, k.outputs, k.residual, k.rows),
-            Kernel::Decode(k) => (Some(k.bits), k.route, 1, false, 1),
-            Kernel::TrellisMatmul(k) => (Some(k.bits), k.route, 1, false, k.rows),
+            Kernel::Decode(k) => (Some(Rates::one(k.bits)), k.route, 1, false, 1),
+            Kernel::TrellisMatmul(k) => (Some(Rates::one(k.bits)), k.route, 1, false, k.rows),
             Kernel::Matmul(k) => (None, k.route, 1, false, 1),
             _ => return label,
         };
-        if let Some(bits) = bits {
-            _ = write!(label, " K={bits}");
+        for (i, bits) in rates.iter().flat_map(|rates| rates.iter()).enumerate() {
+            let before = if i == 0 { " K=" } else { "," };
+            _ = write!(label, "{before}{bits}");
         }
         label.push_str(match route {
             Route::All => "",

@@ -54,7 +54,7 @@ impl Job<'_> {
         let width = linear.shape.in_features;
         let arranged = self.context.tensor(self.rows, width)?;
         let per_group = 128 * TEAMS;
-        let mut params = self.params(kind, &[(linear, &arranged)], per_group);
+        let mut params = self.params(&[kind], &[(linear, &arranged)], per_group);
         let columns = width.div_ceil(per_group);
         params.ends = [columns as u32; 4];
         let kernel = Kernel::Arrange(Arrange {
@@ -82,7 +82,7 @@ impl Job<'_> {
     ) -> Result<(), Error> {
         let experts = products[0].0.experts;
         let rows = self.rows_at_once(experts);
-        let mut params = self.params(kind, products, 4 * TEAMS);
+        let mut params = self.params(&[kind], products, 4 * TEAMS);
         params.blocks = products[0].0.shape.in_features.div_ceil(8) as u32;
         let kernel = Kernel::Rows(RowsGemv {
             weights,
@@ -96,7 +96,7 @@ impl Job<'_> {
             exchange: self.exchange(),
         });
         let grid = [params.ends[3] as usize, 1, self.groups(rows, experts)];
-        let work = self.work(kind, products, x);
+        let work = self.work(&[kind], products, x);
         self.record(kernel, &[&x.slice()], products, &[], &params, grid, work)
     }
 }

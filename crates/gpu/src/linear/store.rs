@@ -47,8 +47,31 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Where in that word rates of trellis codes are: kernels take several at once.
+    const RATE: u32 = 0xF0;
+
+    /// The word that headers of each of `kinds` have in the bits of the second: kinds that one kernel takes.
+    pub(super) fn code_of(kinds: &[Self]) -> (u32, u32) {
+        let mask = if kinds.len() > 1 {
+            !Self::RATE
+        } else {
+            u32::MAX
+        };
+        (kinds.first().map_or(0, |kind| kind.code()) & mask, mask)
+    }
+
+    /// Whether a kernel that takes `other` takes this too.
+    pub(super) fn goes_with(self, other: Self) -> bool {
+        match (self, other) {
+            (Kind::Trellis { codebook, .. }, Kind::Trellis { codebook: with, .. }) => {
+                codebook == with
+            }
+            _ => self == other,
+        }
+    }
+
     /// The word that headers of this kind begin with.
-    pub(super) fn code(self) -> u32 {
+    fn code(self) -> u32 {
         let word = match self {
             Kind::Trellis { bits, codebook } => 1 << 31 | bits << 4 | codebook as usize,
             Kind::Rows {
@@ -81,7 +104,7 @@ impl Kind {
     }
 
     /// Bytes that the weights of a linear of this kind take, scales apart.
-    pub(super) fn bytes(self, shape: LinearShape) -> u64 {
+    fn bytes(self, shape: LinearShape) -> u64 {
         match self {
             Kind::Trellis { bits, .. } => (shape.weights() * bits / 8) as u64,
             Kind::Rows { weights, .. } => {
@@ -328,6 +351,12 @@ pub(super) struct Stored {
 }
 
 impl Stored {
+    /// Bytes that the weights of a matrix take that is of one of `kinds`, scales apart, over all matrices that there are.
+    pub(super) fn mean_bytes(&self, kinds: &[Kind], shape: LinearShape) -> u64 {
+        let all = self.each.iter().filter(|kind| kinds.contains(kind));
+        all.map(|kind| kind.bytes(shape)).sum::<u64>() / self.each.len().max(1) as u64
+    }
+
     /// Some of its matrices, where they are.
     pub(super) fn part(&self, range: Range<usize>) -> Self {
         let each = self.each[range.clone()].to_vec();

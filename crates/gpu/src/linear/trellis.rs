@@ -5,7 +5,8 @@ use std::ops::Range;
 use treillage_backend::Error;
 use treillage_shaders::matmul::Matmul;
 use treillage_shaders::trellis::{
-    Activations, Codebook, TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul, TrellisRotate,
+    Activations, Codebook, Rates, TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul,
+    TrellisRotate,
 };
 
 use super::Linear;
@@ -95,7 +96,7 @@ impl Job<'_> {
         // Two halves a word.
         let rotated = self.context.tensor(groups * rows, blocks * BLOCK / 2)?;
         let product = [(linear, &rotated)];
-        let mut params = self.params(kind, &product, BLOCK);
+        let mut params = self.params(&[kind], &product, BLOCK);
         params.blocks = blocks as u32;
         params.ends = [blocks as u32; 4];
         let kernel = Kernel::Rotate(TrellisRotate {
@@ -161,7 +162,7 @@ impl Job<'_> {
         let experts = linear.experts;
         let blocks = linear.shape.in_features.div_ceil(BLOCK);
         let groups = self.groups(Matmul::ROWS, experts);
-        let mut params = self.params(kind, &[product], BLOCK);
+        let mut params = self.params(&[kind], &[product], BLOCK);
         params.first = columns.start as u32;
         let columns = columns.len();
         let (mut per_split, mut splits) = split(columns * groups, blocks, 4 * BUSY);
@@ -256,7 +257,7 @@ impl Job<'_> {
         let sums = self
             .context
             .tensor(splits * groups * rows, columns * BLOCK)?;
-        let mut params = self.params(kind, &[product], BLOCK);
+        let mut params = self.params(&[kind], &[product], BLOCK);
         params.blocks = blocks as u32;
         params.per_split = per_split as u32;
         params.splits = splits as u32;
@@ -267,18 +268,18 @@ impl Job<'_> {
             route: self.route,
         });
         let to = [(linear, &sums)];
-        let work = self.work(kind, &to, &rotated);
+        let work = self.work(&[kind], &to, &rotated);
         let grid = [columns, splits, groups];
         self.record(kernel, &[&rotated.slice()], &to, &[], &params, grid, work)?;
         self.finish(&sums, product, &params, rows, columns)?;
         Ok(true)
     }
 
+    /// Products with matrices of `kinds`, which differ in their rates alone.
     pub(super) fn trellis(
         &self,
         x: &Tensor,
-        kind: Kind,
-        bits: usize,
+        kinds: &[Kind],
         codebook: Codebook,
         products: &[Product<'_>],
     ) -> Result<(), Error> {
@@ -291,40 +292,56 @@ impl Job<'_> {
             true => 1,
             false => self.sharing(experts),
         };
-        let mut few = Vec::new();
-        for &product in products {
-            let done = match sharing {
-                FEW.. if matrices && roomy && sharing <= Matmul::ROWS => {
-                    self.some_rows(x, kind, bits, codebook, product)?
-                }
-                0..=MAX_ROWS => false,
-                _ => self.many_rows(x, kind, bits, codebook, product, matrices)?,
+        let by_matrices = matrices && roomy && (FEW..=Matmul::ROWS).contains(&sharing);
+        if !by_matrices && sharing <= MAX_ROWS {
+            return self.few_rows(x, kinds, codebook, products);
+        }
+        for &kind in kinds {
+            let Kind::Trellis { bits, .. } = kind else {
+                continue;
             };
-            if !done {
-                few.push(product);
+            for &product in products {
+                if !product.0.stored.kinds.contains(&kind) {
+                    continue;
+                }
+                let done = match by_matrices {
+                    true => self.some_rows(x, kind, bits, codebook, product)?,
+                    false => self.many_rows(x, kind, bits, codebook, product, matrices)?,
+                };
+                if !done {
+                    self.few_rows(x, &[kind], codebook, &[product])?;
+                }
             }
         }
-        match few.is_empty() {
-            true => Ok(()),
-            false => self.few_rows(x, kind, bits, codebook, &few),
-        }
+        Ok(())
     }
 
     /// Products straight from the packed words.
     fn few_rows(
         &self,
         x: &Tensor,
-        kind: Kind,
-        bits: usize,
+        kinds: &[Kind],
         codebook: Codebook,
         products: &[Product<'_>],
     ) -> Result<(), Error> {
+        let bits = |kind: &Kind| match kind {
+            Kind::Trellis { bits, .. } => Some(*bits),
+            Kind::Rows { .. } => None,
+        };
+        let each = kinds.iter().filter_map(bits);
+        let add = |rates: Option<Rates>, bits| match rates {
+            Some(rates) => Some(rates.and(bits)),
+            None => Some(Rates::one(bits)),
+        };
+        let Some(rates) = each.fold(None, add) else {
+            return Ok(());
+        };
         let gpu = self.context.gpu();
         let experts = products[0].0.experts;
         let rows = self.rows_at_once(experts);
         let groups = self.groups(rows, experts);
         let blocks = products[0].0.shape.in_features.div_ceil(BLOCK);
-        let mut params = self.params(kind, products, BLOCK);
+        let mut params = self.params(kinds, products, BLOCK);
         let columns = params.ends[3] as usize;
         let limits = gpu.limits();
         let roomy = limits.max_compute_invocations_per_workgroup >= 512
@@ -344,7 +361,7 @@ impl Job<'_> {
         params.splits = cut.splits as u32;
         params.pairs = 4 / cut.parts as u32;
         let kernel = Kernel::Trellis(TrellisGemv {
-            bits,
+            rates,
             codebook,
             activations: match (sign, halves) {
                 (true, _) => Activations::Sign,
@@ -361,7 +378,7 @@ impl Job<'_> {
             exchange: self.exchange(),
         });
         let grid = [columns, cut.splits, groups];
-        let work = self.work(kind, products, x);
+        let work = self.work(kinds, products, x);
         if cut.splits == 1 {
             return self.record(kernel, &[&x.slice()], products, &[], &params, grid, work);
         }
@@ -496,7 +513,7 @@ mod tests {
                     pick: None,
                 };
                 let outputs = [(), ()].map(|()| context.tensor(rows, shape.out_features).unwrap());
-                job.few_rows(&x, kind, bits, codebook, &[(&linear, &outputs[0])])
+                job.few_rows(&x, &[kind], codebook, &[(&linear, &outputs[0])])
                     .unwrap();
                 let product = (&linear, &outputs[1]);
                 assert!(

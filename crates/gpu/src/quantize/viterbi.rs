@@ -27,8 +27,8 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            lanes: 512,
-            shown: 8192,
+            lanes: 256,
+            shown: 4096,
         }
     }
 }
