@@ -387,6 +387,51 @@ fn every_architecture_travels() {
     }
 }
 
+/// A model that a GPU quantizes is as good as one that the CPU does, and the same each time.
+#[test]
+fn gpus_quantize_as_the_cpu_does() {
+    let dir = TempDir::new().unwrap();
+    let quantize = |device: &str, name: &str| {
+        let mut command = treillage(["quantize", "--bpw", "2", "--allocation", "uniform"]);
+        command
+            .args(["--effort", "fast", "--head-bits", "16", "--device", device])
+            .args(["--calib-rows", "4", "--calib-cols", "256", "--calib"])
+            .arg(fixture("text/calib.txt"))
+            .arg("--out")
+            .arg(dir.path().join(name))
+            .arg(fixture("micro-qwen3_moe"));
+        command
+    };
+    if treillage_gpu::Adapters::find().first().is_err() {
+        assert!(std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none());
+        eprintln!("skipped: no adapter");
+        return;
+    }
+    let divergence = |name: &str| {
+        let report = json(
+            treillage(["eval", "--windows", "2", "--arithmetic", "exact", "--text"])
+                .arg(fixture("text/eval.txt"))
+                .arg("--reference")
+                .arg(fixture("micro-qwen3_moe"))
+                .arg(dir.path().join(name)),
+        );
+        report["kl_divergence"].as_f64().unwrap()
+    };
+    for (device, name) in [("cpu", "cpu"), ("gpu", "gpu"), ("gpu", "again")] {
+        let summary = json(&mut quantize(device, name));
+        for linear in summary["linears"].as_array().unwrap() {
+            assert!(linear["fallback"].is_null(), "{linear}");
+        }
+    }
+    let [cpu, gpu] = ["cpu", "gpu"].map(divergence);
+    assert!(
+        (gpu / cpu - 1.0).abs() < 0.05,
+        "KL {gpu}, of the CPU's {cpu}"
+    );
+    let weights = |name: &str| std::fs::read(dir.path().join(name).join("model.safetensors"));
+    assert_eq!(weights("gpu").unwrap(), weights("again").unwrap());
+}
+
 /// Experts of different rates compute the same on a CPU and on a GPU, where no work of theirs falls back.
 #[test]
 fn mixed_experts_run_on_every_device() {
