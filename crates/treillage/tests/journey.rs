@@ -387,29 +387,32 @@ fn every_architecture_travels() {
     }
 }
 
-/// A model that a GPU quantizes is as good as one that the CPU does, and the same each time.
+/// A model that is calibrated on a GPU is as good as one that is on the CPU, and the same each time. Trellis codes take a software driver
+/// too long: `treillage-quantize` makes some of a smaller model.
 #[test]
-fn gpus_quantize_as_the_cpu_does() {
-    let dir = TempDir::new().unwrap();
-    let quantize = |device: &str, name: &str| {
-        let mut command = treillage(["quantize", "--bpw", "2", "--allocation", "uniform"]);
-        command
-            .args(["--effort", "fast", "--head-bits", "16", "--device", device])
-            .args(["--calib-rows", "4", "--calib-cols", "256", "--calib"])
-            .arg(fixture("text/calib.txt"))
-            .arg("--out")
-            .arg(dir.path().join(name))
-            .arg(fixture("micro-qwen3_moe"));
-        command
-    };
+fn models_are_quantized_on_every_device() {
     if treillage_gpu::Adapters::find().first().is_err() {
         assert!(std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none());
         eprintln!("skipped: no adapter");
         return;
     }
+    let dir = TempDir::new().unwrap();
+    for (device, name) in [("cpu", "cpu"), ("gpu", "gpu"), ("gpu", "again")] {
+        let mut command = treillage(["quantize", "--method", "mr-gptq", "--format", "int3"]);
+        command
+            .args(["--rotation", "none", "--device", device])
+            .args(["--calib-rows", "8", "--calib-cols", "256", "--calib"])
+            .arg(fixture("text/calib.txt"))
+            .arg("--out")
+            .arg(dir.path().join(name))
+            .arg(fixture("micro-qwen3_moe"));
+        for linear in json(&mut command)["linears"].as_array().unwrap() {
+            assert!(linear["fallback"].is_null(), "{linear}");
+        }
+    }
     let divergence = |name: &str| {
         let report = json(
-            treillage(["eval", "--windows", "2", "--arithmetic", "exact", "--text"])
+            treillage(["eval", "--windows", "4", "--arithmetic", "exact", "--text"])
                 .arg(fixture("text/eval.txt"))
                 .arg("--reference")
                 .arg(fixture("micro-qwen3_moe"))
@@ -417,17 +420,9 @@ fn gpus_quantize_as_the_cpu_does() {
         );
         report["kl_divergence"].as_f64().unwrap()
     };
-    for (device, name) in [("cpu", "cpu"), ("gpu", "gpu"), ("gpu", "again")] {
-        let summary = json(&mut quantize(device, name));
-        for linear in summary["linears"].as_array().unwrap() {
-            assert!(linear["fallback"].is_null(), "{linear}");
-        }
-    }
     let [cpu, gpu] = ["cpu", "gpu"].map(divergence);
-    assert!(
-        (gpu / cpu - 1.0).abs() < 0.05,
-        "KL {gpu}, of the CPU's {cpu}"
-    );
+    let apart = (gpu / cpu - 1.0).abs();
+    assert!(apart < 0.05, "KL {gpu}, of the CPU's {cpu}");
     let weights = |name: &str| std::fs::read(dir.path().join(name).join("model.safetensors"));
     assert_eq!(weights("gpu").unwrap(), weights("again").unwrap());
 }
