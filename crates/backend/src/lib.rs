@@ -6,7 +6,7 @@
 //! what they read, in the very pass that serves inference.
 //!
 //! There is no implementation here and no architecture: `treillage-cpu` is one of the former, `treillage-model` has the
-//! latter.
+//! latter. [`encode_grouped_on_host`] is what implementations may share.
 //!
 //! - [`Inference`] and [`Quantization`] are the vocabulary.
 //! - [`LinearWeights`] and [`DenseWeights`] are what weights are loaded from (dense, trellis codes, codes with a scale per
@@ -54,12 +54,14 @@
 //! | `room` | how full a cache is |
 //! | `sampling` | choosing a token |
 //! | `weights` | what weights are loaded from |
+//! | `grouped` | codes with a scale per group, where a device does not make them |
 //! | `error` | what can go wrong |
 //! | [`conformance`] | the suite |
 #![forbid(unsafe_code)]
 
 pub mod conformance;
 mod error;
+mod grouped;
 mod inference;
 mod quantization;
 mod room;
@@ -68,6 +70,7 @@ mod spec;
 mod weights;
 
 pub use error::Error;
+pub use grouped::encode_grouped_on_host;
 pub use inference::{
     AttentionInputs, DeltaInputs, Inference, LatentInputs, MoeLayer, SharedExpert,
 };

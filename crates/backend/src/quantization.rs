@@ -13,6 +13,16 @@ pub trait Quantization: Inference {
     /// The running second moment of one linear's input.
     type Moments: Clone + Send + Sync;
 
+    /// Names all that codes depend on beside what they are made of: what two backends of one name make is the same to the last
+    /// byte.
+    fn encodes_as(&self) -> String;
+
+    /// Weights that are best encoded at once, in jobs of any size: enough to keep the device busy, little memory beside that of a
+    /// block.
+    fn weights_at_once(&self) -> usize {
+        1 << 23
+    }
+
     /// No tokens yet, inputs of `width` values.
     fn new_moments(&self, width: usize) -> Result<Self::Moments, Error>;
 

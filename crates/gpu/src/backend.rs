@@ -51,6 +51,10 @@ impl GpuBackend {
         })
     }
 
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         self.context.gpu()

@@ -1,5 +1,5 @@
-//! The treillage backend for GPUs: [`GpuBackend`] implements [`Inference`](treillage_backend::Inference) through wgpu, on
-//! Vulkan, Metal and DX12.
+//! The treillage backend for GPUs: [`GpuBackend`] implements [`Inference`](treillage_backend::Inference) and
+//! [`Quantization`](treillage_backend::Quantization) through wgpu, on Vulkan, Metal and DX12.
 //!
 //! Ops record dispatches; reading a tensor submits them all, so that a token is one submission, and what a router chooses
 //! never leaves the device. Activations and sums are f32, keys and values f16 or, if asked for, eight bits. It knows no architecture and reads no files.
@@ -44,6 +44,7 @@
 //! | `context` | all of the above, and kernels by name |
 //! | [`linear`] | linears of every format, by themselves and stacked |
 //! | `ops`, `backend` | what architectures ask for |
+//! | `moments`, `quantization` | what calibration gathers, and who asks for it |
 //! | [`quantize`] | codes of weights |
 
 mod adapters;
@@ -56,9 +57,11 @@ mod error;
 mod gpu;
 mod guard;
 pub mod linear;
+mod moments;
 mod ops;
 mod pipeline;
 mod profile;
+mod quantization;
 pub mod quantize;
 mod recorder;
 mod slabs;
@@ -73,6 +76,7 @@ pub use cache::user_cache;
 pub use context::{Constant, Context};
 pub use error::Error;
 pub use gpu::{CacheBits, Gpu, Mode, Options};
+pub use moments::Moments;
 pub use ops::{Activations, Cache, DeltaRule, Embedding, Expansion, Experts, Norm, Tokens};
 pub use pipeline::{MAX_BINDINGS, MAX_IMMEDIATES, Pipeline};
 pub use profile::{KernelProfile, Profile, Work};

@@ -66,18 +66,30 @@ impl Hessian {
     /// # Errors
     /// [`Error::NotSquare`], and [`Error::Count`] if `count` is no number of tokens.
     pub fn from_mean(mean: DMatrix<f32>, count: f64) -> Result<Self, Error> {
-        let (rows, columns) = mean.shape();
-        if rows != columns {
-            return Err(Error::NotSquare { rows, columns });
+        Self::from_sum(mean * count as f32, count, 0, 0)
+    }
+
+    /// The Hessian whose sum `Σ w_t x_t x_tᵀ` over `rows` rows of weight `count` was taken elsewhere, with `dropped` rows left out. Of
+    /// `sum` only the lower triangle is read.
+    ///
+    /// # Errors
+    /// [`Error::NotSquare`], and [`Error::Count`] if `count` is no number of tokens.
+    pub fn from_sum(sum: DMatrix<f32>, count: f64, rows: u64, dropped: u64) -> Result<Self, Error> {
+        let (height, width) = sum.shape();
+        if height != width {
+            return Err(Error::NotSquare {
+                rows: height,
+                columns: width,
+            });
         }
         check_count(count)?;
         Ok(Self {
-            features: rows,
-            sum: Sum::F32(mean * count as f32),
+            features: width,
+            sum: Sum::F32(sum),
             gathered: Vec::new(),
             count,
-            rows: 0,
-            dropped: 0,
+            rows,
+            dropped,
         })
     }
 

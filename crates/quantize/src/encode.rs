@@ -9,10 +9,6 @@ use crate::{
     statistics::Calibration,
 };
 
-/// Weights that are turned to f32 and encoded at once, unless the linears of a single input have more: enough small
-/// linears to keep every core busy, little memory beside that of a block.
-const WEIGHTS_AT_ONCE: usize = 1 << 23;
-
 /// Turns linears of the source into codes.
 pub(crate) struct Encoder<'a, B> {
     pub(crate) backend: &'a B,
@@ -55,7 +51,8 @@ impl<'a, B: Quantization> Encoder<'a, B> {
         }
     }
 
-    /// Encodes `linears` of block `block`, a few at a time, with what `input` says of their inputs.
+    /// Encodes `linears` of block `block`, as many at a time as the backend wants, unless those of a single input are more, with what
+    /// `input` says of their inputs.
     pub(crate) fn encode(
         &mut self,
         block: usize,
@@ -69,7 +66,7 @@ impl<'a, B: Quantization> Encoder<'a, B> {
         // Linears with one input stand together and share its Hessian.
         for sharing in linears.chunk_by(|a, b| a.input() == b.input()) {
             let jobs = self.prepare(sharing, &input(sharing[0].input())?)?;
-            if weights(&pending) + weights(&jobs) > WEIGHTS_AT_ONCE {
+            if weights(&pending) + weights(&jobs) > self.backend.weights_at_once() {
                 self.finish(block, std::mem::take(&mut pending), &mut quantized, events)?;
             }
             pending.extend(jobs);

@@ -18,7 +18,7 @@ use crate::{
     rates::{self, Rates},
     sensitivity::SensitivitySurvey,
     statistics::Calibration,
-    stream::Stream,
+    stream::{self, Stream},
     survey::{Rotations, Survey},
     work::{Group, Work},
 };
@@ -28,7 +28,7 @@ use crate::{
 /// Goes through the blocks in order; each is calibrated on what the blocks before it, already quantized, make of
 /// `tokens`, encoded, and put on disk. Memory holds the activations of all rows and one block at a time.
 ///
-/// If `out` holds an unfinished run with the same source, tokens and options, its finished blocks are kept, and the
+/// If `out` holds an unfinished run with the same source, tokens and options on the same kind of device, its finished blocks are kept, and the
 /// result is the same to the last byte as that of a run which was never interrupted.
 ///
 /// # Errors
@@ -51,7 +51,8 @@ pub fn quantize<B: Quantization>(
     let fixed_rates = fixed_rates(&plan, options)?;
     let fixed = fixed_rotations(&source, &plan, options)?;
     preflight::check(backend, &source, &plan)?;
-    let mut work = Work::open(out, &source, &plan, tokens, options)?;
+    let device = backend.encodes_as();
+    let mut work = Work::open(out, &source, &plan, tokens, options, &device)?;
     if !work.is_complete() {
         announce(&work, &plan, tokens, options, events);
     }
@@ -246,7 +247,7 @@ impl<B: Quantization> Run<'_, B> {
         let (head, moments) = Head::probe(backend, source, source.source().config())?;
         let hessian = timed(Stage::Capture, self.events, |events| {
             for (row, x) in stream.rows(backend).enumerate() {
-                head.forward(backend, &x?)?;
+                stream::settle(backend, &head.forward(backend, &x?)?)?;
                 events(Event::Forwarded {
                     block: index,
                     pass: 0,

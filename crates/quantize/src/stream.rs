@@ -62,7 +62,7 @@ impl Stream {
             .filter(|(row, _)| which(*row))
         {
             backend.truncate_cache(&mut cache, 0);
-            block.forward(backend, &x?, &mut cache)?;
+            settle(backend, &block.forward(backend, &x?, &mut cache)?)?;
             after_row();
         }
         Ok(())
@@ -95,4 +95,10 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Waits for `x`, so that rows do not pile up on a backend that runs behind, and what is not finite is found where it begins.
+pub(crate) fn settle<B: Inference>(backend: &B, x: &B::Tensor) -> Result<(), Error> {
+    backend.read(&backend.select_rows(x, &[0])?)?;
+    Ok(())
 }

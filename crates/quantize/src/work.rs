@@ -44,19 +44,21 @@ pub(crate) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Begins in an empty folder, or goes on in one where the same run was interrupted.
+    /// Begins in an empty folder, or goes on in one where the same run was interrupted, on what encodes the same.
     pub(crate) fn open(
         out: &Path,
         source: &'a Checkpoint,
         plan: &ModelPlan,
         tokens: &CalibrationTokens,
         options: &Options,
+        encodes_as: &str,
     ) -> Result<Self, Error> {
         let fingerprint = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "source": identity(source.dir())?,
             "tokens": format!("{:016x}", tokens.fingerprint()),
             "options": options,
+            "device": encodes_as,
         });
         let blocks = plan.blocks.iter().map(|block| Group::Block(block.index));
         let groups: Vec<Group> = [Group::Embedding]

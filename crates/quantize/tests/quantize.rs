@@ -323,10 +323,24 @@ fn an_unfinished_run_is_not_resumed_with_other_settings() {
         seed: 1,
         ..options()
     };
-    let error = run(&source, &out, &tokens, &other).unwrap_err().to_string();
+    let refused = |tokens: &CalibrationTokens, options: &Options| {
+        let resumed = quantize(
+            &Stub::default(),
+            &source,
+            &out,
+            tokens,
+            options,
+            &mut |_| (),
+        );
+        resumed.unwrap_err().to_string()
+    };
+    let error = refused(&tokens, &other);
     assert!(error.contains("seed"), "{error}");
-    let error = run(&source, &out, &shape.tokens(3, 32), &options()).unwrap_err();
-    assert!(error.to_string().contains("calibration"), "{error}");
+    let error = refused(&shape.tokens(3, 32), &options());
+    assert!(error.contains("calibration"), "{error}");
+    // Nor on what encodes otherwise.
+    let error = run(&source, &out, &tokens, &options()).unwrap_err();
+    assert!(error.to_string().contains("device"), "{error}");
     let resumed = quantize(
         &Stub::default(),
         &source,

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use treillage_backend::Inference;
+use treillage_backend::{Inference, Quantization};
 use treillage_checkpoint::{Checkpoint, ModelConfig};
 use treillage_cpu::{CpuBackend, Options};
 use treillage_gpu::{Adapters, CacheBits, Gpu, GpuBackend};
@@ -19,17 +19,14 @@ use crate::stats::StatsArgs;
 
 pub(crate) use treillage_cpu::Arithmetic;
 
-/// What quantizes: calibration and encoding run on the CPU.
-pub(crate) type Backend = CpuBackend;
-
-/// What runs models, as the command line chose: commands are written once, for any [`Runs`].
+/// What quantizes and runs models, as the command line chose: commands are written once, for any [`Runs`].
 pub(crate) enum Runner {
     Cpu(Box<CpuBackend>),
     Gpu(Box<GpuBackend>),
 }
 
 /// A backend as commands see it.
-pub(crate) trait Runs: Inference + Sized {
+pub(crate) trait Runs: Quantization + Sized {
     /// Whether it multiplies some packed linears with 8-bit activations.
     fn uses_int8(&self) -> bool;
 
@@ -112,23 +109,32 @@ impl FromStr for Device {
 }
 
 impl DeviceArgs {
-    /// What quantizes, its threads started.
-    pub(crate) fn backend(&self, arithmetic: Arithmetic) -> Result<Backend> {
+    /// What the demo runs on, its threads started: the CPU.
+    pub(crate) fn cpu(&self, arithmetic: Arithmetic) -> Result<CpuBackend> {
         if let Device::Gpu(_) = self.device {
-            bail!("--device gpu: quantizing runs on the CPU (--device cpu)");
+            bail!("--device gpu: the demo runs on the CPU (--device cpu)");
         }
         self.start_threads()?;
         Ok(backend(arithmetic))
     }
 
-    /// What runs models, its threads started.
-    fn runner(&self, arithmetic: Arithmetic, cache_bits: Option<CacheBits>) -> Result<Runner> {
+    /// What quantizes, with all the precision that weights have, its threads started.
+    pub(crate) fn quantizer(&self) -> Result<Runner> {
+        let on_gpu = treillage_gpu::Options {
+            exact: true,
+            ..treillage_gpu::Options::default()
+        };
+        self.runner(Arithmetic::Exact, on_gpu)
+    }
+
+    /// What quantizes or runs models, on the CPU or on a GPU, its threads started.
+    fn runner(&self, on_cpu: Arithmetic, on_gpu: treillage_gpu::Options) -> Result<Runner> {
         self.start_threads()?;
-        let cpu = || match cache_bits {
-            Some(CacheBits::Eight) => {
+        let cpu = || match on_gpu.cache_bits {
+            CacheBits::Eight => {
                 bail!("--cache-bits 8: only GPUs keep such caches (--device gpu)")
             }
-            _ => Ok(Runner::Cpu(Box::new(backend(arithmetic)))),
+            CacheBits::Sixteen => Ok(Runner::Cpu(Box::new(backend(on_cpu)))),
         };
         let adapters = match self.device {
             Device::Cpu => return cpu(),
@@ -141,13 +147,9 @@ impl DeviceArgs {
                 None => return cpu(),
             },
         };
-        let options = treillage_gpu::Options {
-            cache_bits: cache_bits.unwrap_or_default(),
-            ..treillage_gpu::Options::default()
-        };
         let gpu = match treillage_gpu::user_cache() {
-            Some(folder) => Gpu::open_cached(adapter, options, &folder)?,
-            None => Gpu::open(adapter, options)?,
+            Some(folder) => Gpu::open_cached(adapter, on_gpu, &folder)?,
+            None => Gpu::open(adapter, on_gpu)?,
         };
         Ok(Runner::Gpu(Box::new(GpuBackend::on(&gpu)?)))
     }
@@ -207,12 +209,16 @@ impl RuntimeArgs {
             ArithmeticChoice::Int8 => Arithmetic::Int8,
             ArithmeticChoice::Exact => Arithmetic::Exact,
         };
-        self.device.runner(arithmetic, self.cache_bits)
+        let on_gpu = treillage_gpu::Options {
+            cache_bits: self.cache_bits.unwrap_or_default(),
+            ..treillage_gpu::Options::default()
+        };
+        self.device.runner(arithmetic, on_gpu)
     }
 }
 
 /// A CPU backend on the threads that there are.
-pub(crate) fn backend(arithmetic: Arithmetic) -> Backend {
+pub(crate) fn backend(arithmetic: Arithmetic) -> CpuBackend {
     CpuBackend::new(Options {
         arithmetic,
         ..Options::default()

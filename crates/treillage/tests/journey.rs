@@ -387,6 +387,46 @@ fn every_architecture_travels() {
     }
 }
 
+/// A model that is calibrated on a GPU is as good as one that is on the CPU, and the same each time. Trellis codes take a software driver
+/// too long: `treillage-quantize` makes some of a smaller model.
+#[test]
+fn models_are_quantized_on_every_device() {
+    if treillage_gpu::Adapters::find().first().is_err() {
+        assert!(std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none());
+        eprintln!("skipped: no adapter");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    for (device, name) in [("cpu", "cpu"), ("gpu", "gpu"), ("gpu", "again")] {
+        let mut command = treillage(["quantize", "--method", "mr-gptq", "--format", "int3"]);
+        command
+            .args(["--rotation", "none", "--device", device])
+            .args(["--calib-rows", "8", "--calib-cols", "256", "--calib"])
+            .arg(fixture("text/calib.txt"))
+            .arg("--out")
+            .arg(dir.path().join(name))
+            .arg(fixture("micro-qwen3_moe"));
+        for linear in json(&mut command)["linears"].as_array().unwrap() {
+            assert!(linear["fallback"].is_null(), "{linear}");
+        }
+    }
+    let divergence = |name: &str| {
+        let report = json(
+            treillage(["eval", "--windows", "4", "--arithmetic", "exact", "--text"])
+                .arg(fixture("text/eval.txt"))
+                .arg("--reference")
+                .arg(fixture("micro-qwen3_moe"))
+                .arg(dir.path().join(name)),
+        );
+        report["kl_divergence"].as_f64().unwrap()
+    };
+    let [cpu, gpu] = ["cpu", "gpu"].map(divergence);
+    let apart = (gpu / cpu - 1.0).abs();
+    assert!(apart < 0.05, "KL {gpu}, of the CPU's {cpu}");
+    let weights = |name: &str| std::fs::read(dir.path().join(name).join("model.safetensors"));
+    assert_eq!(weights("gpu").unwrap(), weights("again").unwrap());
+}
+
 /// Experts of different rates compute the same on a CPU and on a GPU, where no work of theirs falls back.
 #[test]
 fn mixed_experts_run_on_every_device() {

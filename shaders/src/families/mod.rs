@@ -7,6 +7,7 @@ mod elementwise;
 mod encode;
 mod latent;
 mod linear;
+mod moments;
 mod norm;
 mod routing;
 mod rows;
@@ -26,5 +27,6 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &latent::FAMILY,
     &delta::FAMILY,
     &sampling::FAMILY,
+    &moments::FAMILY,
     &encode::FAMILY,
 ];

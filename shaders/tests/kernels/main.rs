@@ -10,6 +10,7 @@ mod delta;
 mod elementwise;
 mod harness;
 mod latent;
+mod moments;
 mod norm;
 mod routing;
 mod rows;

@@ -20,6 +20,7 @@ use std::ops::Range;
 
 use treillage_backend::{Error, LinearShape, LinearWeights};
 
+use crate::moments::{self, Moments};
 use crate::{Context, Slice, Tensor};
 
 pub(crate) use kernels::Kernels;
@@ -54,6 +55,8 @@ pub struct Linear {
     shape: LinearShape,
     experts: usize,
     stored: store::Stored,
+    /// Where it adds what it reads.
+    watch: Option<Moments>,
 }
 
 impl Linear {
@@ -100,6 +103,7 @@ impl Linear {
                 shape,
                 experts: weights.len(),
                 stored,
+                watch: None,
             });
         Ok(std::array::from_fn(|_| {
             linears
@@ -114,6 +118,7 @@ impl Linear {
             shape: self.shape,
             experts: range.len(),
             stored: self.stored.part(range),
+            watch: None,
         }
     }
 
@@ -124,15 +129,28 @@ impl Linear {
         self.experts == 1 && place(&self.stored) == place(&last)
     }
 
+    /// From now on it adds what it reads to `moments`, where [`project`] multiplies with it.
+    pub(crate) fn watch(&mut self, moments: &Moments) -> Result<(), Error> {
+        let width = self.shape.in_features;
+        Error::check_shape("width of moments", width, moments.width())?;
+        self.watch = Some(moments.clone());
+        Ok(())
+    }
+
+    /// Whether somebody wants to know what it reads.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
     /// Its rows, if it is a single one, dense and without bias.
     pub(crate) fn dense(&self) -> Option<&DenseRows> {
         self.stored.dense.as_ref()
     }
 
     /// Whether its input may be a gated pair ([`Tensor::gated`]): kernels that prepare their input before they multiply compute
-    /// it as they read; those that read it for every few outputs would compute it as often.
+    /// it as they read; those that read it for every few outputs would compute it as often, and moments are of plain values.
     pub(crate) fn takes_gated(&self) -> bool {
-        self.stored.kinds.iter().all(|kind| kind.prepares_input())
+        !self.is_watched() && self.stored.kinds.iter().all(|kind| kind.prepares_input())
     }
 
     /// Its logical size.
@@ -151,6 +169,8 @@ pub fn project(
     linears: &[&Linear],
     residual: Option<&Tensor>,
 ) -> Result<Vec<Tensor>, Error> {
+    let watches = linears.iter().filter_map(|linear| linear.watch.as_ref());
+    moments::observe(context, x, watches)?;
     dispatch::run(context, x, dispatch::Rows::All, linears, residual)
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use treillage_backend::{Error, LinearShape, LinearWeights, SharedExpert, SwiGlu};
+use treillage_backend::{Error, LinearShape, LinearWeights, RouteWeighting, SharedExpert, SwiGlu};
 
 use treillage_telemetry::Telemetry;
 
@@ -12,6 +12,7 @@ use super::routing::{Gate, Rules, group, route};
 use super::{Activations, WORKGROUP, rows};
 use crate::context::flat_grid;
 use crate::linear::{ExpertRows, Linear, project, project_experts};
+use crate::moments::{ExpertMoments, Moments, Routed, Stack};
 use crate::{Context, Tensor};
 
 /// Rows up to which each row finds its experts by itself; more are sorted by expert first, so that an expert's weights are
@@ -25,6 +26,8 @@ pub struct Experts {
     networks: SwiGlu<Linear>,
     /// The same, and behind them the expert that sees every token.
     with_shared: Option<SwiGlu<Linear>>,
+    /// Where they add what they read.
+    watch: Option<ExpertMoments>,
 }
 
 impl Experts {
@@ -51,6 +54,7 @@ impl Experts {
             shape,
             networks: SwiGlu { gate, up, down },
             with_shared: None,
+            watch: None,
         })
     }
 
@@ -81,13 +85,51 @@ impl Experts {
             shape,
             networks,
             with_shared: Some(all),
+            watch: None,
         };
         Ok((experts, shared))
     }
 
-    /// The stacks that `shared` is the last of, if there are such.
+    /// From now on each adds what it reads, `inputs` for gate and up, `downs` for down.
+    pub(crate) fn watch(
+        &mut self,
+        context: &Context,
+        inputs: &[Moments],
+        downs: &[Moments],
+        weighting: RouteWeighting,
+    ) -> Result<(), Error> {
+        let LinearShape {
+            in_features,
+            out_features,
+        } = self.shape;
+        for (moments, width) in [(inputs, in_features), (downs, out_features)] {
+            Error::check_shape("moments of experts", self.count, moments.len())?;
+            for moments in moments {
+                Error::check_shape("width of moments", width, moments.width())?;
+            }
+        }
+        self.watch = Some(ExpertMoments {
+            inputs: Stack::of(context, inputs)?,
+            downs: Stack::of(context, downs)?,
+            weighting,
+        });
+        Ok(())
+    }
+
+    /// Whether each of `rows` rows finds its experts by itself. Where they are watched, rows lie by expert.
+    fn picks(&self, rows: usize) -> bool {
+        rows <= MAX_PICKED && self.watch.is_none()
+    }
+
+    /// The stacks that `shared` is the last of, if there are such. One that is watched is apart.
     fn stacked_with(&self, shared: &SwiGlu<Linear>) -> Option<&SwiGlu<Linear>> {
         let all = self.with_shared.as_ref()?;
+        if [&shared.gate, &shared.up, &shared.down]
+            .into_iter()
+            .any(Linear::is_watched)
+        {
+            return None;
+        }
         let pairs = [
             (&shared.gate, &all.gate),
             (&shared.up, &all.up),
@@ -160,7 +202,7 @@ pub(crate) fn moe(
     let (dispatch, metrics) = (&telemetry.moe_dispatch, &telemetry.moe_metrics);
     dispatch.gpu_router_calls.add(1);
     let stacked = match shared {
-        Some(shared) if x.rows() <= MAX_PICKED => experts.stacked_with(shared.network),
+        Some(shared) if experts.picks(x.rows()) => experts.stacked_with(shared.network),
         _ => None,
     };
     let (normed, choices, place) = route(context, x, norm, router, rules, gate, stacked.is_some())?;
@@ -192,7 +234,7 @@ pub(crate) fn moe(
         .unwrap_or(&experts.networks);
     let per_row = choices.per_row;
     let total = x.rows() * per_row;
-    let (given, places) = if x.rows() <= MAX_PICKED {
+    let (given, places) = if experts.picks(x.rows()) {
         let chosen = choices.experts.slice();
         let picked = |per_row| ExpertRows::Picked {
             experts: &chosen,
@@ -211,16 +253,33 @@ pub(crate) fn moe(
             offsets: &offsets,
             rows: total,
         };
-        let gathered = rows::gather(context, &normed, &groups.sources.slice(), total, per_row)?;
+        let sources = groups.sources.slice();
+        let gathered = rows::gather(context, &normed, &sources, total, per_row)?;
+        let weights = choices.weights.slice();
+        let watched = experts.watch.as_ref().map(|watch| {
+            let routed = Routed {
+                offsets: &offsets,
+                sources: &sources,
+                weights: &weights,
+                weighting: watch.weighting,
+            };
+            (watch, routed)
+        });
+        if let Some((watch, routed)) = &watched {
+            watch.inputs.observe(context, &gathered, Some(routed))?;
+        }
         let hidden = project_experts(context, &gathered, sorted, &[gate, up])?;
         let hidden = swiglu(context, &hidden)?;
+        if let Some((watch, routed)) = &watched {
+            watch.downs.observe(context, &hidden, Some(routed))?;
+        }
         let given = project_experts(context, &hidden, sorted, &[down])?;
         let grouping = &telemetry.grouping;
         grouping.grouping_gpu_primary_success_total.add(1);
         (given, Some(groups.places))
     };
     // Few rows take the plain path expert by expert.
-    match context.guard.is_plain() && x.rows() <= MAX_PICKED {
+    match context.guard.is_plain() && experts.picks(x.rows()) {
         true => metrics.fallback_used.add(1),
         false => metrics.fast_path_used.add(1),
     }

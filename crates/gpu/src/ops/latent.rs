@@ -4,9 +4,9 @@
 use bytemuck::{Pod, Zeroable};
 use treillage_backend::{Error, LatentInputs, LatentSpec, Room};
 
-use super::WORKGROUP;
 use super::norm::Norm;
 use super::rope::{RopeTable, RopeTables, pairing};
+use super::{WORKGROUP, rows};
 use crate::{Context, Slice, Tensor, Work};
 
 mod expansion;
@@ -122,6 +122,13 @@ pub(crate) fn latent_attend(
         Error::check_shape(what, expected, found)?;
     }
     cache.check(spec, q.rows())?;
+    if let Some(moments) = &expansion.watch {
+        let latents = rows::resize(context, latent, latent.width(), spec.rank)?;
+        moments.observe(
+            context,
+            &norm.apply(context, &latents, context.guard.flag())?,
+        )?;
+    }
     let few = q.rows() <= MAX_FEW;
     let absorbed = match few {
         true => absorb_few(context, inputs, expansion, cache)?,

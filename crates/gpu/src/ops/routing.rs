@@ -130,6 +130,7 @@ pub(super) fn route(
 ) -> Result<(Tensor, Choices, Gate), Error> {
     if x.rows() <= MAX_TOGETHER
         && !context.guard.is_plain()
+        && !router.is_watched()
         && let Some(dense) = router.dense()
     {
         #[derive(Clone, Copy, Pod, Zeroable)]

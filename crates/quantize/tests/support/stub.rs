@@ -209,6 +209,10 @@ impl Inference for Stub {
 impl Quantization for Stub {
     type Moments = <CpuBackend as Quantization>::Moments;
 
+    fn encodes_as(&self) -> String {
+        "stub".to_owned()
+    }
+
     fn new_moments(&self, width: usize) -> Result<Self::Moments> {
         self.0.new_moments(width)
     }

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use treillage_cpu::CpuBackend;
 use treillage_model::{
     GenerateOptions, SamplingOptions,
     evaluate::Windows,
@@ -22,7 +23,7 @@ use crate::{
     commands::{eval, quantize},
     fixtures, output,
     progress::{Evaluating, Quantizing},
-    runtime::{self, Arithmetic, Backend, DeviceArgs, LoadedModel},
+    runtime::{self, Arithmetic, DeviceArgs, LoadedModel},
     table::{self, Table},
 };
 
@@ -57,7 +58,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         Some(out) => out.clone(),
         None => fresh(checkout.join("target/demo"))?,
     };
-    let backend = args.device.backend(Arithmetic::Int8)?;
+    let backend = args.device.cpu(Arithmetic::Int8)?;
     let demo = Demo {
         backend,
         tokenizer: Tokenizer::open(&source)?,
@@ -98,7 +99,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// What every row of the table is made with.
 struct Demo {
-    backend: Backend,
+    backend: CpuBackend,
     tokenizer: Tokenizer,
     source: PathBuf,
     calib: PathBuf,

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Result;
 use serde::Serialize;
+use treillage_backend::Quantization;
 use treillage_gptq::{ScaleRule, Solver};
 use treillage_model::text::Tokenizer;
 use treillage_quantize::{
@@ -21,7 +22,7 @@ use self::methods::MethodArgs;
 use crate::{
     fixtures, names, output,
     progress::Quantizing,
-    runtime::{self, Arithmetic, Backend, DeviceArgs},
+    runtime::{self, DeviceArgs, Runner},
     stats::StatsArgs,
     table::{self, Table},
 };
@@ -62,23 +63,19 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         args.calib.clone()
     };
     let tokens = CalibrationTokens::read(&tokenizer, &calib, args.calib_rows, args.calib_cols)?;
-    let backend = args.device.backend(Arithmetic::Exact)?;
-    let report = quantize_to(
-        &backend,
-        &args.source,
-        &args.out,
-        &tokens,
-        &options,
-        Quantizing::new(!json, "quantize".to_owned()),
-        args.stats.stages(),
-    );
+    let (source, out, stages) = (&args.source, &args.out, args.stats.stages());
+    let progress = Quantizing::new(!json, "quantize".to_owned());
+    let report = match args.device.quantizer()? {
+        Runner::Cpu(on) => quantize_to(&*on, source, out, &tokens, &options, progress, stages),
+        Runner::Gpu(on) => quantize_to(&*on, source, out, &tokens, &options, progress, stages),
+    };
     args.stats.tell(None)?;
     output::print(&report?, json)
 }
 
 /// Quantizes `source` into `out`.
-pub(crate) fn quantize_to(
-    backend: &Backend,
+pub(crate) fn quantize_to<B: Quantization>(
+    backend: &B,
     source: &Path,
     out: &Path,
     tokens: &CalibrationTokens,

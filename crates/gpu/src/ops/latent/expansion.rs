@@ -3,6 +3,7 @@
 use half::f16;
 use treillage_backend::{DenseData, Error, LatentSpec, LinearWeights};
 
+use crate::moments::Moments;
 use crate::{Context, Slice};
 
 /// Latents are padded with zeros to a multiple of this, columns of matrices too.
@@ -17,6 +18,8 @@ pub struct Expansion {
     pub(super) keys: Slice,
     /// `[heads, rank, value_dim]`, columns padded.
     pub(super) values: Slice,
+    /// Where it adds the latents that it reads.
+    pub(super) watch: Option<Moments>,
 }
 
 impl Expansion {
@@ -57,7 +60,15 @@ impl Expansion {
             spec: *spec,
             keys: put(&keys)?,
             values: put(&values)?,
+            watch: None,
         })
+    }
+
+    /// From now on it adds the normed latents of new tokens to `moments`.
+    pub(crate) fn watch(&mut self, moments: &Moments) -> Result<(), Error> {
+        Error::check_shape("width of moments", self.spec.rank, moments.width())?;
+        self.watch = Some(moments.clone());
+        Ok(())
     }
 }
 
