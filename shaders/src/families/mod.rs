@@ -8,6 +8,7 @@ mod encode;
 mod latent;
 mod linear;
 mod norm;
+mod quantize;
 mod routing;
 mod rows;
 mod sampling;
@@ -27,4 +28,5 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &delta::FAMILY,
     &sampling::FAMILY,
     &encode::FAMILY,
+    &quantize::FAMILY,
 ];
