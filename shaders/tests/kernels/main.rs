@@ -11,6 +11,7 @@ mod elementwise;
 mod harness;
 mod latent;
 mod norm;
+mod quantize;
 mod routing;
 mod rows;
 mod sampling;
