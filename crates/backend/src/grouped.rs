@@ -1,7 +1,5 @@
 //! Codes with a scale per group, made on the host's threads: for backends whose device does not make them.
 
-use std::sync::Arc;
-
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 use treillage_gptq::{Calibration, Config, Quantized};
@@ -19,22 +17,12 @@ pub fn encode_grouped_on_host(jobs: Vec<EncodeJob<Config>>) -> Result<Vec<Quanti
     let mut groups: Vec<Vec<EncodeJob<Config>>> = Vec::new();
     for job in jobs {
         match groups.last_mut() {
-            Some(group) if share_an_input(&group[0], &job) => group.push(job),
+            Some(group) if group[0].shares_input(&job) => group.push(job),
             _ => groups.push(vec![job]),
         }
     }
     let quantized = groups.into_par_iter().with_max_len(1).map(quantize_group);
     Ok(quantized.collect::<Result<Vec<_>, _>>()?.concat())
-}
-
-/// Whether both are quantized in the same way on the same Hessian.
-fn share_an_input(a: &EncodeJob<Config>, b: &EncodeJob<Config>) -> bool {
-    let hessian = match (&a.hessian, &b.hessian) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        (None, None) => true,
-        _ => false,
-    };
-    hessian && a.shape.in_features == b.shape.in_features && a.config == b.config
 }
 
 /// Quantizes linears that share an input.

@@ -89,6 +89,18 @@ pub struct EncodeJob<C> {
     pub config: C,
 }
 
+impl<C: PartialEq> EncodeJob<C> {
+    /// Whether both are quantized in the same way on the same Hessian, so that what is made of it can be shared.
+    pub fn shares_input(&self, other: &Self) -> bool {
+        let hessian = match (&self.hessian, &other.hessian) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        hessian && self.shape.in_features == other.shape.in_features && self.config == other.config
+    }
+}
+
 impl<C> EncodeJob<C> {
     /// Checks weights and Hessian against the shape.
     ///

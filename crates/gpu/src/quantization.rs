@@ -1,13 +1,13 @@
 //! Calibration and encoding.
 
-use treillage_backend::{EncodeJob, Error, Quantization, RouteWeighting, encode_grouped_on_host};
+use treillage_backend::{EncodeJob, Error, Quantization, RouteWeighting};
 use treillage_linalg::Hessian;
 
 use crate::GpuBackend;
 use crate::linear::Linear;
 use crate::moments::Moments;
 use crate::ops::{Expansion, Experts};
-use crate::quantize::{Tuning, encode_trellis};
+use crate::quantize::{Tuning, encode_grouped, encode_trellis};
 
 impl Quantization for GpuBackend {
     type Moments = Moments;
@@ -57,11 +57,10 @@ impl Quantization for GpuBackend {
         encode_trellis(self.context(), jobs, Tuning::default())
     }
 
-    /// On the host.
     fn encode_grouped(
         &self,
         jobs: Vec<EncodeJob<treillage_gptq::Config>>,
     ) -> Result<Vec<treillage_gptq::Quantized>, Error> {
-        encode_grouped_on_host(jobs)
+        encode_grouped(self.context(), jobs)
     }
 }

@@ -51,7 +51,7 @@ fn experts_gather_the_same_wherever_their_sums_lie() {
     let (count, width, inner) = (5, 130, 20);
     let dense = |rows: usize, columns: usize, seed: usize| {
         let value = |i: usize| ((i * 37 + seed * 11) % 29) as f32 / 29.0 - 0.5;
-        let values = (0..rows * columns).map(value).collect();
+        let values: Vec<f32> = (0..rows * columns).map(value).collect();
         let weight = DenseWeights::new(rows, columns, DenseData::F32(Arc::new(values))).unwrap();
         LinearWeights::Dense { weight, bias: None }
     };

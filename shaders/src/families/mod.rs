@@ -9,6 +9,7 @@ mod latent;
 mod linear;
 mod moments;
 mod norm;
+mod quantize;
 mod routing;
 mod rows;
 mod sampling;
@@ -29,4 +30,5 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &sampling::FAMILY,
     &moments::FAMILY,
     &encode::FAMILY,
+    &quantize::FAMILY,
 ];

@@ -12,6 +12,7 @@ mod harness;
 mod latent;
 mod moments;
 mod norm;
+mod quantize;
 mod routing;
 mod rows;
 mod sampling;

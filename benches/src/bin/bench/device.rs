@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Instant};
 
 use anyhow::Result;
-use treillage_gpu::{Gpu, Recorder};
+use treillage_gpu::{Context, Gpu, Recorder};
 
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,18 @@ impl FromStr for Device {
                 number.map(Device::Gpu).ok_or("expected cpu, gpu or gpu:N")
             }
         }
+    }
+}
+
+/// Prints how long each kernel took since the last profile, if `context` was opened for profiles.
+pub(crate) fn print_profile(context: &Context) {
+    let profile = context.recorder.take_profile().unwrap_or_default();
+    for (name, kernel) in profile.kernels() {
+        println!(
+            "      {name:<24}  {:>9.3} ms in {} dispatches",
+            1e3 * kernel.time.as_secs_f64(),
+            kernel.dispatches
+        );
     }
 }
 

@@ -75,20 +75,20 @@ fn measure(command: &str) -> Result<Artifact> {
 fn steps(args: &Args) -> Result<Vec<Step>> {
     let cores = std::thread::available_parallelism()?;
     let gpu = gpu();
+    let gptq = match args.quick {
+        true => "gptq --workloads glm47_moe,qwen3_coder_next --formats int4 --repeats 3",
+        false => "gptq --workloads glm47_moe,qwen3_coder_next",
+    };
+    let gptq_step = |device| Step {
+        cut: quick(args, "MR-GPTQ: int4 only, the median of 3 runs."),
+        ..step("gptq", device)
+    };
     let mut steps = vec![
         Step {
-            command: Some(match args.quick {
-                true => "gptq --workloads glm47_moe,qwen3_coder_next --formats int4 --repeats 3"
-                    .to_owned(),
-                false => "gptq --workloads glm47_moe,qwen3_coder_next".to_owned(),
-            }),
-            cut: quick(args, "MR-GPTQ: int4 only, the median of 3 runs."),
-            ..step("gptq", Device::Cpu)
+            command: Some(gptq.to_owned()),
+            ..gptq_step(Device::Cpu)
         },
-        Step {
-            unavailable: Some("MR-GPTQ runs on the CPU only".to_owned()),
-            ..step("gptq", Device::Gpu)
-        },
+        on_gpu(&gpu, format!("{gptq} --device gpu"), gptq_step(Device::Gpu)),
         Step {
             command: Some(match args.quick {
                 true => format!("encode --bits 3 --threads {cores} --tiles 64 --repeats 2"),

@@ -15,6 +15,7 @@ use treillage_trellis::viterbi::Effort;
 use treillage_trellis::{Bits, Codebook, EncodeConfig, Encoded, TILE_WEIGHTS};
 
 use super::Args;
+use crate::device::print_profile;
 
 /// Directions in which activations vary more than in others.
 const DIRECTIONS: usize = 64;
@@ -31,14 +32,8 @@ pub(super) fn run(args: &Args, context: Option<&Context>, artifact: &mut Artifac
                 let encoded = encode(args, context, jobs)?;
                 let seconds = start.elapsed().as_secs_f64();
                 report(args, (bits, codebook, effort), &encoded, seconds, artifact)?;
-                if let Some(profile) = context.and_then(|context| context.recorder.take_profile()) {
-                    for (name, kernel) in profile.kernels() {
-                        println!(
-                            "      {name:<24}  {:>8.3} s in {} dispatches",
-                            kernel.time.as_secs_f64(),
-                            kernel.dispatches
-                        );
-                    }
+                if let Some(context) = context {
+                    print_profile(context);
                 }
             }
         }

@@ -2,8 +2,10 @@
 //!
 //! Hessian: from activations to their mean second moment. Cholesky: rotating, ordering, damping and factorizing it. Quantize:
 //! scales (by the largest magnitude), sweep, packed codes. With `--numpy` the same is done by the specification's reference, by
-//! turns, on the same numbers; its Hessian stage rotates activations and weights, where ours rotates the Hessian later.
+//! turns, on the same numbers; its Hessian stage rotates activations and weights, where ours rotates the Hessian later. On a GPU
+//! weights and activations are in its memory and codes come back to the host's; bringing the former is timed by itself.
 
+mod gpu;
 mod reference;
 
 use std::{path::PathBuf, time::Instant};
@@ -18,10 +20,17 @@ use treillage_gptq::{
 };
 use treillage_linalg::{Hessian, Parallelism, gemm};
 
+use crate::device::Device;
 use reference::Reference;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// What quantizes: cpu, gpu, or gpu:N as `treillage devices` numbers them
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Time the GPU's kernels, in a run of their own
+    #[arg(long)]
+    profile: bool,
     /// Workloads; by default all
     #[arg(long, value_delimiter = ',')]
     workloads: Vec<String>,
@@ -126,9 +135,15 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
             .unwrap_or_else(Reference::default_script);
         reference = Some(Reference::start(&args.python, &script, threads)?);
     }
+    let context = match args.device {
+        Device::Cpu => None,
+        Device::Gpu(index) => Some(gpu::open(index, args.profile)?),
+    };
+    let adapter = context.as_ref().map(|c| c.gpu().adapter().name());
     let mut artifact = Artifact::new(
         "gptq",
         json!({
+            "adapter": adapter,
             "threads": threads,
             "tokens": args.tokens,
             "repeats": args.repeats,
@@ -147,7 +162,15 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
     }
     let chosen = |name: &str| args.workloads.is_empty() || args.workloads.iter().any(|w| w == name);
     for workload in WORKLOADS.iter().filter(|workload| chosen(workload.name)) {
-        pool.install(|| measure(args, workload, reference.as_mut(), &mut artifact))?;
+        pool.install(|| {
+            measure(
+                args,
+                workload,
+                context.as_ref(),
+                reference.as_mut(),
+                &mut artifact,
+            )
+        })?;
     }
     Ok(artifact)
 }
@@ -155,6 +178,7 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
 fn measure(
     args: &Args,
     workload: &Workload,
+    context: Option<&treillage_gpu::Context>,
     mut reference: Option<&mut Reference>,
     artifact: &mut Artifact,
 ) -> Result<()> {
@@ -180,10 +204,19 @@ fn measure(
     );
     let bf16_rate = bf16_rate(args, inputs, &x)?;
     println!("Hessian from bf16 activations: {bf16_rate:.0} GFLOP/s");
+    let subject = context
+        .map(|context| gpu::Subject::new(context, &weights, &x))
+        .transpose()?;
+    if let Some(subject) = &subject {
+        println!("to the device in {:.2} ms", subject.upload_ms);
+    }
     println!("format  rotation            hessian  cholesky  quantize     total  ms, median");
     for format in &args.formats {
         let config = config(format, args.rotation)?;
-        let (ours, theirs) = time(args, &weights, &x, &config, reference.as_deref_mut())?;
+        let (ours, theirs) = time(args, &config, reference.as_deref_mut(), || match &subject {
+            Some(subject) => subject.run(&config),
+            None => on_cpu(&weights, &x, &config),
+        })?;
         let rotation = block(config.rotation);
         println!("{format:<6}  {rotation:>8}  ours   {}", row(ours.medians()));
         if let Some(theirs) = &theirs {
@@ -198,11 +231,18 @@ fn measure(
             "",
             100.0 * share
         );
-        let errors = errors(&weights, &x, &config, reference.as_deref_mut())?;
+        let mut errors = errors(&weights, &x, &config, reference.as_deref_mut())?;
+        if let Some(subject) = &subject {
+            errors["gpu"] = json!(subject.error(&config)?);
+            if args.profile {
+                subject.profile(&config)?;
+            }
+        }
         println!("{:<16}  {}", "", shown(&errors));
         artifact.push(json!({
             "workload": name,
-            "device": "cpu",
+            "device": if subject.is_some() { "gpu" } else { "cpu" },
+            "upload_ms": subject.as_ref().map(|subject| subject.upload_ms),
             "outputs": outputs,
             "inputs": inputs,
             "format": format,
@@ -236,26 +276,30 @@ fn config(format: &str, rotation: usize) -> Result<Config> {
     })
 }
 
-/// Ours and the reference's, by turns.
+/// Milliseconds of the stages on the CPU.
+fn on_cpu(weights: &DMatrix<f32>, x: &[f32], config: &Config) -> Result<[f64; STAGES.len()]> {
+    let start = Instant::now();
+    let mut hessian = Hessian::new(weights.nrows());
+    hessian.update(x)?;
+    let hessian = hessian.mean();
+    let first = start.elapsed();
+    let inputs = Calibration::new(Some(&hessian), weights.nrows(), config)?;
+    let second = start.elapsed();
+    std::hint::black_box(inputs.encode(weights)?);
+    let third = start.elapsed();
+    Ok([first, second - first, third - second, third].map(|t| 1e3 * t.as_secs_f64()))
+}
+
+/// Runs of ours, and of the reference, by turns.
 fn time(
     args: &Args,
-    weights: &DMatrix<f32>,
-    x: &[f32],
     config: &Config,
     mut reference: Option<&mut Reference>,
+    our_run: impl Fn() -> Result<[f64; STAGES.len()]>,
 ) -> Result<(Stages, Option<Stages>)> {
     let (mut ours, mut theirs) = (Stages::default(), Stages::default());
     for run in 0..=args.repeats.max(1) {
-        let start = Instant::now();
-        let mut hessian = Hessian::new(weights.nrows());
-        hessian.update(x)?;
-        let hessian = hessian.mean();
-        let first = start.elapsed();
-        let inputs = Calibration::new(Some(&hessian), weights.nrows(), config)?;
-        let second = start.elapsed();
-        std::hint::black_box(inputs.encode(weights)?);
-        let third = start.elapsed();
-        let ms = [first, second - first, third - second, third].map(|t| 1e3 * t.as_secs_f64());
+        let ms = our_run()?;
         if run > 0 {
             ours.push(ms);
         }
