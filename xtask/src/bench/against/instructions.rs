@@ -62,7 +62,7 @@ pub(crate) fn obstacle(revisions: [&Revision; 2]) -> Option<String> {
     Some(format!("{} has no bench that counts them", lacks.short()))
 }
 
-/// Counts both; a kernel that one revision lacks is not compared.
+/// Counts both, which are built; a kernel that one revision lacks is not compared.
 pub(crate) fn compare([old, new]: [&Revision; 2]) -> Result<Vec<Counted>> {
     let old = count(old)?;
     let new = count(new)?;
@@ -74,7 +74,6 @@ pub(crate) fn compare([old, new]: [&Revision; 2]) -> Result<Vec<Counted>> {
 }
 
 fn count(revision: &Revision) -> Result<BTreeMap<String, u64>> {
-    revision.build(PACKAGE, &[BENCH])?;
     let version = revision
         .locked("gungraun")?
         .with_context(|| format!("{} locks no gungraun", revision.short()))?;

@@ -80,14 +80,30 @@ pub(crate) fn run(name: &str, args: &Comparison) -> Result<ExitCode> {
     let wanted = |half| args.only.is_none_or(|only| only == half);
     let mut found = Found::default();
     if wanted(Half::Instructions) {
-        match instructions::obstacle(both) {
-            Some(obstacle) => found.left_out = Some(obstacle),
-            None => found.counts = instructions::compare(both)?,
+        found.left_out = instructions::obstacle(both);
+    }
+    let counts = wanted(Half::Instructions) && found.left_out.is_none();
+    let programs = match wanted(Half::Times) {
+        true => args.programs(both),
+        false => Vec::new(),
+    };
+    let names: Vec<&str> = programs.iter().map(|(bench, _)| *bench).collect();
+    // All of one revision before the other: what they share is built once.
+    for revision in both {
+        if counts {
+            revision.build(instructions::PACKAGE, &[instructions::BENCH])?;
         }
+        revision.build(times::PACKAGE, &names)?;
     }
-    if wanted(Half::Times) {
-        found.times = measure(both, args)?;
+    if counts {
+        found.counts = instructions::compare(both)?;
     }
+    let mut pairs = Pairs::new();
+    for (bench, filter) in programs {
+        println!("measuring {bench}, {} visits of each revision", args.visits);
+        times::visit(both, bench, filter, args.visits, &mut pairs)?;
+    }
+    found.times = times::findings(pairs);
     found.print();
 
     let settings = json!({
@@ -108,36 +124,29 @@ pub(crate) fn run(name: &str, args: &Comparison) -> Result<ExitCode> {
     })
 }
 
-/// Times of the benches that both revisions have.
-fn measure(both: [&Revision; 2], args: &Comparison) -> Result<Vec<Finding>> {
-    let filter = args.filter.as_deref();
-    let chosen: Vec<(&str, &str)> = match &args.bench[..] {
-        [] => times::DEFAULT
-            .iter()
-            .map(|(bench, usual)| (*bench, filter.unwrap_or(usual)))
-            .collect(),
-        named => named
-            .iter()
-            .map(|bench| (bench.as_str(), filter.unwrap_or("")))
-            .collect(),
-    };
-    let mut programs = Vec::new();
-    for (bench, filter) in chosen {
-        match both.iter().find(|r| !r.has(times::PACKAGE_FOLDER, bench)) {
-            Some(lacks) => println!("{} has no bench {bench}", lacks.short()),
-            None => programs.push((bench, filter)),
-        }
+impl Comparison {
+    /// Criterion's benches that were asked for and that both revisions have, and the filter of each.
+    fn programs<'a>(&'a self, both: [&Revision; 2]) -> Vec<(&'a str, &'a str)> {
+        let filter = self.filter.as_deref();
+        let chosen: Vec<(&str, &str)> = match &self.bench[..] {
+            [] => times::DEFAULT
+                .iter()
+                .map(|(bench, usual)| (*bench, filter.unwrap_or(usual)))
+                .collect(),
+            named => named
+                .iter()
+                .map(|bench| (bench.as_str(), filter.unwrap_or("")))
+                .collect(),
+        };
+        let both_have = |(bench, _): &(&str, &str)| {
+            let lacks = both.iter().find(|r| !r.has(times::PACKAGE_FOLDER, bench));
+            if let Some(revision) = lacks {
+                println!("{} has no bench {bench}", revision.short());
+            }
+            lacks.is_none()
+        };
+        chosen.into_iter().filter(both_have).collect()
     }
-    let names: Vec<&str> = programs.iter().map(|(bench, _)| *bench).collect();
-    for revision in both {
-        revision.build(times::PACKAGE, &names)?;
-    }
-    let mut pairs = Pairs::new();
-    for (bench, filter) in programs {
-        println!("measuring {bench}, {} visits of each revision", args.visits);
-        times::visit(both, bench, filter, args.visits, &mut pairs)?;
-    }
-    Ok(times::findings(pairs))
 }
 
 /// What a comparison says.

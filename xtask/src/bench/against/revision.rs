@@ -92,9 +92,9 @@ impl Revision {
 
     /// Builds `benches` of `package`, those of a commit only once.
     ///
-    /// Both revisions share a target directory, so that dependencies are built once. Cargo takes two checkouts of one
-    /// workspace for the same, and files that are older than the last build for unchanged: what it knows of the workspace's own
-    /// crates is thrown away first.
+    /// Both checkouts share a target directory, so that dependencies are built once. Cargo takes two checkouts of one
+    /// workspace for the same, and files that are older than the last build for unchanged: what it knows of the
+    /// workspace's own crates is thrown away when the other checkout was built last.
     pub(crate) fn build(&self, package: &str, benches: &[&str]) -> Result<()> {
         let built = |bench: &&str| !self.modified && self.program(bench).is_file();
         let missing: Vec<&str> = benches.iter().filter(|b| !built(b)).copied().collect();
@@ -109,7 +109,14 @@ impl Revision {
             command.current_dir(&self.source);
             command
         };
-        run(in_source(&["clean", "--quiet", "--workspace"]).stderr(Stdio::null()))?;
+        let built_last = target.join("checkout");
+        let here = self.source.to_string_lossy();
+        if !fs::read_to_string(&built_last).is_ok_and(|last| last == here) {
+            run(in_source(&["clean", "--quiet", "--workspace", "--release"]).stderr(Stdio::null()))?;
+            fs::create_dir_all(&target)
+                .and_then(|()| fs::write(&built_last, here.as_bytes()))
+                .with_context(|| built_last.display().to_string())?;
+        }
         let mut build = in_source(&["bench", "--no-run", "--quiet", "--locked"]);
         build.args(["--package", package, "--message-format=json"]);
         build.args(missing.iter().flat_map(|bench| ["--bench", bench]));
