@@ -18,7 +18,8 @@ pub const SCHEMA: &str = "treillage-bench/1";
 pub struct Artifact {
     /// [`SCHEMA`].
     pub schema: String,
-    /// What was measured: `encode`, `linear`, `gptq`, `decode`, or `suite` for a list of these.
+    /// What was measured: `encode`, `linear`, `gptq`, `decode`, `suite` for a list of these, or `against`, one revision's
+    /// speed beside another's.
     pub measurement: String,
     /// When it was written, in seconds since 1970.
     pub unix_time: u64,

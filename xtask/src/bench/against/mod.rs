@@ -84,7 +84,7 @@ pub(crate) fn run(name: &str, args: &Comparison) -> Result<ExitCode> {
     }
     let counts = wanted(Half::Instructions) && found.left_out.is_none();
     let programs = match wanted(Half::Times) {
-        true => args.programs(both),
+        true => args.programs(both)?,
         false => Vec::new(),
     };
     let names: Vec<&str> = programs.iter().map(|(bench, _)| *bench).collect();
@@ -126,9 +126,9 @@ pub(crate) fn run(name: &str, args: &Comparison) -> Result<ExitCode> {
 
 impl Comparison {
     /// Criterion's benches that were asked for and that both revisions have, and the filter of each.
-    fn programs<'a>(&'a self, both: [&Revision; 2]) -> Vec<(&'a str, &'a str)> {
+    fn programs<'a>(&'a self, [old, new]: [&Revision; 2]) -> Result<Vec<(&'a str, &'a str)>> {
         let filter = self.filter.as_deref();
-        let chosen: Vec<(&str, &str)> = match &self.bench[..] {
+        let mut chosen: Vec<(&str, &str)> = match &self.bench[..] {
             [] => times::DEFAULT
                 .iter()
                 .map(|(bench, usual)| (*bench, filter.unwrap_or(usual)))
@@ -138,14 +138,18 @@ impl Comparison {
                 .map(|bench| (bench.as_str(), filter.unwrap_or("")))
                 .collect(),
         };
-        let both_have = |(bench, _): &(&str, &str)| {
-            let lacks = both.iter().find(|r| !r.has(times::PACKAGE_FOLDER, bench));
-            if let Some(revision) = lacks {
-                println!("{} has no bench {bench}", revision.short());
+        let has = |revision: &Revision, bench| revision.has(times::PACKAGE_FOLDER, bench);
+        if let Some((unknown, _)) = chosen.iter().find(|(bench, _)| !has(new, bench)) {
+            bail!("there is no bench {unknown}");
+        }
+        chosen.retain(|(bench, _)| {
+            let both = has(old, bench);
+            if !both {
+                println!("{} has no bench {bench}", old.short());
             }
-            lacks.is_none()
-        };
-        chosen.into_iter().filter(both_have).collect()
+            both
+        });
+        Ok(chosen)
     }
 }
 
