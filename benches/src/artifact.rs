@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::Result;
 use serde_json::Value;
-use treillage_report::artifact::{self, SCHEMA};
+use treillage_report::{
+    Machine,
+    artifact::{self, SCHEMA},
+};
 
 use crate::machine;
 
@@ -25,7 +28,7 @@ impl Artifact {
             commit,
             modified,
             optimised: !cfg!(debug_assertions),
-            machine: machine::describe(),
+            machine: Machine::here(),
             settings,
             results: Vec::new(),
         })

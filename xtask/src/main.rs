@@ -12,6 +12,7 @@ mod tidy;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -29,7 +30,8 @@ enum Verb {
     Test(test::Args),
     /// Exchange quantized checkpoints with other programs, in a Python environment of their own
     Interop(interop::Args),
-    /// Measure, in release: tables on the terminal, JSON and a summary under target/bench/
+    /// Measure, in release, or compare the speed of two revisions: tables on the terminal, JSON and a summary under
+    /// target/bench/
     Bench(bench::Args),
     /// Print a kernel as WGSL, MSL or SPIR-V, or list all kernels
     Shaders(shaders::Args),
@@ -40,11 +42,15 @@ fn main() -> ExitCode {
         Verb::Tidy => tidy::run(),
         Verb::Test(args) => test::run(&args),
         Verb::Interop(args) => interop::run(&args),
-        Verb::Bench(args) => bench::run(&args),
+        Verb::Bench(args) => return exit(bench::run(&args)),
         Verb::Shaders(args) => shaders::run(&args),
     };
+    exit(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn exit(result: Result<ExitCode>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

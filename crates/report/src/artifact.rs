@@ -8,6 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Machine;
+
 /// Name and version of the schema. The version grows whenever a field changes its meaning or goes away.
 pub const SCHEMA: &str = "treillage-bench/1";
 
@@ -16,7 +18,8 @@ pub const SCHEMA: &str = "treillage-bench/1";
 pub struct Artifact {
     /// [`SCHEMA`].
     pub schema: String,
-    /// What was measured: `encode`, `linear`, `gptq`, `decode`, or `suite` for a list of these.
+    /// What was measured: `encode`, `linear`, `gptq`, `decode`, `suite` for a list of these, or `against`, one revision's
+    /// speed beside another's.
     pub measurement: String,
     /// When it was written, in seconds since 1970.
     pub unix_time: u64,
@@ -32,23 +35,6 @@ pub struct Artifact {
     pub settings: Value,
     /// What was found: an object each.
     pub results: Vec<Value>,
-}
-
-/// What a measurement ran on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
-    /// The processor's name, where the system says.
-    pub processor: Option<String>,
-    /// Its SIMD extensions.
-    pub features: Vec<String>,
-    /// Cores that the program may use.
-    pub cores: usize,
-    /// Instruction set.
-    pub architecture: String,
-    /// Operating system.
-    pub system: String,
-    /// Load of the last minute: a busy machine measures other work too.
-    pub load_average: Option<f64>,
 }
 
 /// Why an artifact could not be read or written. Each names the file.

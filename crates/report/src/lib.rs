@@ -20,6 +20,7 @@
 //! | module | |
 //! |---|---|
 //! | [`artifact`] | the file: its schema, which the benchmarks write by |
+//! | `machine` | what a program runs on |
 //! | [`results`] | what measurements put into it |
 //! | `evidence` | artifacts that belong together |
 //! | `figure` | a number, or why there is none |
@@ -34,6 +35,7 @@ mod date;
 mod evidence;
 mod figure;
 mod html;
+mod machine;
 mod markdown;
 mod plots;
 pub mod results;
@@ -43,9 +45,10 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
-pub use artifact::{Artifact, Error, Machine};
+pub use artifact::{Artifact, Error};
 pub use evidence::Evidence;
 pub use figure::Figure;
+pub use machine::Machine;
 pub use summary::Summary;
 
 impl Summary {

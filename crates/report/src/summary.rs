@@ -9,7 +9,7 @@ mod kernels;
 use serde::Serialize;
 
 use crate::{
-    artifact::Machine,
+    Machine,
     evidence::{Decoded, Evidence},
     results::Spread,
 };

@@ -1,4 +1,8 @@
-//! `cargo xtask bench`: builds a measurement in release and runs it.
+//! `cargo xtask bench`: builds a measurement in release and runs it, or compares two revisions.
+
+mod against;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 
@@ -11,6 +15,8 @@ pub(crate) struct Args {
     /// Less of everything, where everything is measured: a few minutes on two cores
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    comparison: against::Comparison,
     /// Arguments for the measurement; `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
@@ -36,7 +42,11 @@ enum What {
     Quality,
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let artifact = match (&args.comparison.against, args.what) {
+        (Some(revision), None) => return against::run(revision, &args.comparison),
+        (named, _) => named,
+    };
     let (binary, verb): (_, Option<&str>) = match args.what.unwrap_or(What::Suite) {
         What::Suite => ("bench", Some("suite")),
         What::Report => ("bench", Some("report")),
@@ -52,6 +62,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .args(["treillage-benches", "--bin", binary, "--"])
             .args(verb)
             .args(args.quick.then_some("--quick"))
+            .args(artifact.iter().flat_map(|file| ["--against", file]))
             .args(&args.arguments),
-    )
+    )?;
+    Ok(ExitCode::SUCCESS)
 }
