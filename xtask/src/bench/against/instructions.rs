@@ -56,10 +56,26 @@ pub(crate) fn obstacle(revisions: [&Revision; 2]) -> Option<String> {
     if !valgrind.is_ok_and(|status| status.success()) {
         return Some("valgrind is not installed".to_owned());
     }
-    let lacks = revisions
-        .into_iter()
-        .find(|revision| !revision.has(PACKAGE_FOLDER, BENCH))?;
-    Some(format!("{} has no bench that counts them", lacks.short()))
+    for revision in revisions {
+        if !revision.has(PACKAGE_FOLDER, BENCH) {
+            return Some(format!(
+                "{} has no bench that counts them",
+                revision.short()
+            ));
+        }
+        if let Err(error) = locked_runner(revision) {
+            return Some(format!("{error:#}"));
+        }
+    }
+    None
+}
+
+/// The folder of what runs a revision's bench: see [`runner`].
+fn locked_runner(revision: &Revision) -> Result<Option<PathBuf>> {
+    let version = revision
+        .locked("gungraun")?
+        .with_context(|| format!("{} locks no gungraun", revision.short()))?;
+    runner(&version)
 }
 
 /// Counts both, which are built; a kernel that one revision lacks is not compared.
@@ -74,9 +90,6 @@ pub(crate) fn compare([old, new]: [&Revision; 2]) -> Result<Vec<Counted>> {
 }
 
 fn count(revision: &Revision) -> Result<BTreeMap<String, u64>> {
-    let version = revision
-        .locked("gungraun")?
-        .with_context(|| format!("{} locks no gungraun", revision.short()))?;
     let home = folder()?.join("gungraun");
     if home.exists() {
         fs::remove_dir_all(&home).with_context(|| home.display().to_string())?;
@@ -84,7 +97,7 @@ fn count(revision: &Revision) -> Result<BTreeMap<String, u64>> {
     println!("counting instructions of {}", revision.short());
     let mut command = Command::new(revision.program(BENCH));
     command.args(["--bench", "--save-summary=json"]);
-    if let Some(runner) = runner(&version)? {
+    if let Some(runner) = locked_runner(revision)? {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let paths = std::iter::once(runner).chain(std::env::split_paths(&path));
         command.env("PATH", std::env::join_paths(paths)?);
