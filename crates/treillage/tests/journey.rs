@@ -401,7 +401,7 @@ fn models_are_quantized_on_every_device() {
         let mut command = treillage(["quantize", "--method", "mr-gptq", "--format", "int3"]);
         command
             .args(["--rotation", "none", "--device", device])
-            .args(["--calib-rows", "8", "--calib-cols", "256", "--calib"])
+            .args(["--calib-rows", "4", "--calib-cols", "256", "--calib"])
             .arg(fixture("text/calib.txt"))
             .arg("--out")
             .arg(dir.path().join(name))
