@@ -67,7 +67,7 @@ pub fn encode_grouped(
 }
 
 /// Whether `config` can be applied to linears of `inputs` inputs: group, rotation, factor of the matrix.
-pub fn fits(config: &Config, inputs: usize) -> bool {
+fn fits(config: &Config, inputs: usize) -> bool {
     let groups = config.group.is_multiple_of(2)
         && config.group > 0
         && inputs.is_multiple_of(config.group)

@@ -5,6 +5,6 @@ mod ldlq;
 mod trellis;
 mod viterbi;
 
-pub use grouped::{Arrived, Coded, Coming, Factor, Measured, encode_grouped, fits, second_moment};
+pub use grouped::{Arrived, Coded, Coming, Factor, Measured, encode_grouped, second_moment};
 pub use trellis::encode_trellis;
 pub use viterbi::{TileEncoder, Tuning};

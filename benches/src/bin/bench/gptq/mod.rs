@@ -225,12 +225,14 @@ fn measure(
         }
         let syrk = args.tokens as f64 * (inputs * inputs) as f64 / 1e6;
         let rate = syrk / ours.medians()[0];
-        let share = rate / numpy_rate.unwrap_or(0.0).max(gemm_rate);
-        println!(
-            "{:<16}  Hessian at {rate:.0} GFLOP/s, {:.0} % of GEMM's",
-            "",
-            100.0 * share
-        );
+        let share = match subject {
+            Some(_) => String::new(),
+            None => {
+                let most = numpy_rate.unwrap_or(0.0).max(gemm_rate);
+                format!(", {:.0} % of GEMM's", 100.0 * rate / most)
+            }
+        };
+        println!("{:<16}  Hessian at {rate:.0} GFLOP/s{share}", "");
         let mut errors = errors(&weights, &x, &config, reference.as_deref_mut())?;
         if let Some(subject) = &subject {
             errors["gpu"] = json!(subject.error(&config)?);
