@@ -37,7 +37,7 @@ pub(crate) type Pairs = BTreeMap<String, Vec<[f64; 2]>>;
 /// What was found about one bench.
 pub(crate) struct Finding {
     pub(crate) bench: String,
-    /// Medians over visits, in nanoseconds.
+    /// Medians over visits of the fastest sample, in nanoseconds.
     pub(crate) old: f64,
     pub(crate) new: f64,
     pub(crate) visits: usize,
@@ -93,7 +93,8 @@ pub(crate) fn findings(pairs: Pairs) -> Vec<Finding> {
     all.collect()
 }
 
-/// One short visit: what criterion estimates for each bench.
+/// One short visit: each bench's fastest sample. Where more programs run than there are cores, that one is still likely to
+/// have had a core to itself; criterion's own estimates hold the others' time slices.
 fn once(revision: &Revision, program: &str, filter: &str) -> Result<BTreeMap<String, f64>> {
     let home = folder()?.join("criterion");
     // What an earlier visit left would read as this one's.
@@ -101,38 +102,63 @@ fn once(revision: &Revision, program: &str, filter: &str) -> Result<BTreeMap<Str
         fs::remove_dir_all(&home).with_context(|| home.display().to_string())?;
     }
     let mut command = Command::new(revision.program(program));
-    command.args(["--bench", "--noplot", "--sample-size", "10"]);
+    command.args(["--bench", "--noplot", "--sample-size", "20"]);
     command.args(["--warm-up-time", "0.1", "--measurement-time", "0.3", filter]);
     command.env("CRITERION_HOME", &home);
     run(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
     let mut found = BTreeMap::new();
     if home.exists() {
-        estimates(&home, &mut found)?;
+        samples(&home, &mut found)?;
     }
     Ok(found)
 }
 
-/// The medians in criterion's folders below `folder`.
-fn estimates(folder: &Path, found: &mut BTreeMap<String, f64>) -> Result<()> {
+/// The fastest samples in criterion's folders below `folder`.
+fn samples(folder: &Path, found: &mut BTreeMap<String, f64>) -> Result<()> {
     let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     for entry in entries {
         let path = entry?.path();
         if path.ends_with("new") {
             let name = json(path.join("benchmark.json"))?;
-            let estimate = json(path.join("estimates.json"))?;
-            let name = name["full_id"].as_str();
-            let median = estimate["median"]["point_estimate"].as_f64();
+            let name = name["full_id"].as_str().map(str::to_owned);
+            let fastest = fastest(&json(path.join("sample.json"))?);
             let context = || format!("{}: not what criterion writes", path.display());
-            let (name, median) = name.zip(median).with_context(context)?;
-            found.insert(name.to_owned(), median);
+            let (name, fastest) = name.zip(fastest).with_context(context)?;
+            found.insert(name, fastest);
         } else if path.is_dir() {
-            estimates(&path, found)?;
+            samples(&path, found)?;
         }
     }
     Ok(())
 }
 
+/// Nanoseconds of one call in the sample where they are fewest.
+fn fastest(sample: &Value) -> Option<f64> {
+    let numbers = |name: &str| -> Option<Vec<f64>> {
+        let values = sample[name].as_array()?.iter();
+        values.map(Value::as_f64).collect()
+    };
+    let (calls, times) = (numbers("iters")?, numbers("times")?);
+    let per_call = times.iter().zip(&calls).map(|(time, calls)| time / calls);
+    per_call.min_by(f64::total_cmp)
+}
+
 pub(crate) fn json(path: PathBuf) -> Result<Value> {
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_fastest_sample_counts_by_the_call() {
+        let sample = json!({"iters": [1.0, 2.0, 3.0], "times": [11.0, 18.0, 30.0]});
+        assert_eq!(fastest(&sample), Some(9.0));
+        assert_eq!(fastest(&json!({"iters": [], "times": []})), None);
+        assert_eq!(fastest(&json!({"iters": [1.0]})), None);
+    }
 }
