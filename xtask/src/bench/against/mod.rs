@@ -51,7 +51,7 @@ pub(crate) struct Comparison {
     )]
     filter: Option<String>,
     /// Of the comparison: how often each revision runs each bench, at least 8
-    #[arg(long, value_name = "N", default_value_t = 16, requires = "against", conflicts_with = "what", value_parser = clap::value_parser!(u32).range(8..))]
+    #[arg(long, value_name = "N", default_value_t = 40, requires = "against", conflicts_with = "what", value_parser = clap::value_parser!(u32).range(8..))]
     visits: u32,
     /// Of the comparison: one half of it
     #[arg(long, requires = "against", conflicts_with = "what")]

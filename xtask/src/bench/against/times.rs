@@ -93,7 +93,8 @@ pub(crate) fn findings(pairs: Pairs) -> Vec<Finding> {
     all.collect()
 }
 
-/// One short visit: each bench's fastest sample. Where more programs run than there are cores, that one is still likely to
+/// One visit: each bench's fastest sample. Visits are as short as criterion makes them, so that samples fit between two
+/// switches of the scheduler. Where more programs run than there are cores, that one is still likely to
 /// have had a core to itself; criterion's own estimates hold the others' time slices.
 fn once(revision: &Revision, program: &str, filter: &str) -> Result<BTreeMap<String, f64>> {
     let home = folder()?.join("criterion");
@@ -102,8 +103,14 @@ fn once(revision: &Revision, program: &str, filter: &str) -> Result<BTreeMap<Str
         fs::remove_dir_all(&home).with_context(|| home.display().to_string())?;
     }
     let mut command = Command::new(revision.program(program));
-    command.args(["--bench", "--noplot", "--sample-size", "20"]);
-    command.args(["--warm-up-time", "0.1", "--measurement-time", "0.3", filter]);
+    command.args(["--bench", "--noplot", "--sample-size", "10"]);
+    command.args([
+        "--warm-up-time",
+        "0.05",
+        "--measurement-time",
+        "0.05",
+        filter,
+    ]);
     command.env("CRITERION_HOME", &home);
     run(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
     let mut found = BTreeMap::new();
