@@ -89,12 +89,12 @@ impl CpuBackend {
     /// Whether ops from here on take the plain path, to compare with and to fall back to: in f32, one linear at a time, one expert at
     /// a time.
     pub fn compute_plainly(&self, on: bool) {
-        self.guard.set_plain(on);
+        self.guard.path.ask(on);
     }
 
     /// How ops are computed now.
     fn compute(&self) -> Compute {
-        match self.guard.is_plain() {
+        match self.guard.path.is_taken() {
             true => Compute {
                 arithmetic: Arithmetic::Exact,
                 plain: true,
@@ -146,7 +146,7 @@ impl Inference for CpuBackend {
     }
 
     fn recover<T, E>(&self, again: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        self.guard.recover(again)
+        self.guard.path.recover(&self.guard.telemetry, again)
     }
 
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Norm, Error> {
@@ -313,7 +313,7 @@ impl Inference for CpuBackend {
         self.guard.check(&out)?;
         let metrics = &self.guard.telemetry.moe_metrics;
         metrics.tokens_processed.add(x.rows() as u64);
-        match self.guard.is_plain() {
+        match self.guard.path.is_taken() {
             true => metrics.fallback_used.add(1),
             false => metrics.fast_path_used.add(1),
         }

@@ -1,10 +1,10 @@
 //! Watching for values that are not finite.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use treillage_backend::Error;
-use treillage_telemetry::{Telemetry, TriggeringInput};
+use treillage_telemetry::{PlainPath, Telemetry, TriggeringInput};
 
 use crate::tensor::Tensor;
 
@@ -15,8 +15,7 @@ const MIN_VALUES: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(crate) struct Guard {
     block: AtomicUsize,
-    plain: AtomicBool,
-    again: AtomicBool,
+    pub(crate) path: PlainPath,
     pub(crate) telemetry: Telemetry,
 }
 
@@ -24,32 +23,6 @@ impl Guard {
     /// Ops from here on are those of block `index`.
     pub(crate) fn enter(&self, index: usize) {
         self.block.store(index, Ordering::Relaxed);
-    }
-
-    /// Whether ops from here on take the plain path.
-    pub(crate) fn set_plain(&self, on: bool) {
-        self.plain.store(on, Ordering::Relaxed);
-    }
-
-    /// Whether ops take the plain path.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.plain.load(Ordering::Relaxed) || self.is_again()
-    }
-
-    /// Whether ops repeat what failed.
-    fn is_again(&self) -> bool {
-        self.again.load(Ordering::Relaxed)
-    }
-
-    /// Runs `again` on the plain path, and counts a recovery if it succeeds.
-    pub(crate) fn recover<T, E>(&self, again: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        self.again.store(true, Ordering::Relaxed);
-        let result = again();
-        self.again.store(false, Ordering::Relaxed);
-        if result.is_ok() {
-            self.telemetry.nan_guard.recover();
-        }
-        result
     }
 
     /// Fails if a value of `x` is not finite.
@@ -94,11 +67,7 @@ impl Guard {
     }
 
     fn fail(&self, input: TriggeringInput) -> Error {
-        // What fails again was counted when it failed first.
-        if !self.is_again() {
-            self.telemetry.moe_metrics.nan_detected.add(1);
-            self.telemetry.nan_guard.fail(input);
-        }
+        self.path.fail(&self.telemetry, input);
         Error::NotFinite(input.to_string())
     }
 }
@@ -141,11 +110,14 @@ mod tests {
         let guard = Guard::default();
         let bad = Tensor::new(vec![f32::NAN], 1).unwrap();
         guard.check(&bad).unwrap_err();
-        guard.recover(|| guard.check(&bad)).unwrap_err();
-        let counts = || guard.telemetry.counts().trellis_nan_guard;
+        let Guard {
+            path, telemetry, ..
+        } = &guard;
+        path.recover(telemetry, || guard.check(&bad)).unwrap_err();
+        let counts = || telemetry.counts().trellis_nan_guard;
         assert_eq!((counts().total_failures, counts().total_recoveries), (1, 0));
-        guard.recover(|| Ok::<_, Error>(())).unwrap();
+        path.recover(telemetry, || Ok::<_, Error>(())).unwrap();
         assert_eq!((counts().total_failures, counts().total_recoveries), (1, 1));
-        assert!(!guard.is_plain());
+        assert!(!path.is_taken());
     }
 }

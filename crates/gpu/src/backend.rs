@@ -83,7 +83,7 @@ impl GpuBackend {
     /// Whether ops from here on take the plain path, to compare with and to fall back to: in f32, every step a kernel of its own, one
     /// linear at a time, and of up to 8 rows one expert at a time. Caches keep what they are made for.
     pub fn compute_plainly(&self, on: bool) {
-        self.context.guard.set_plain(on);
+        self.context.guard.path.ask(on);
     }
 
     /// Bytes of weights and of activations on the device; of what [`Gpu::allocated`] counts, the rest
@@ -98,11 +98,7 @@ impl GpuBackend {
             return Ok(());
         };
         self.context.recorder.write(&self.flags, &[0; guard::BYTES]);
-        // What fails again was counted when it failed first.
-        if !self.context.guard.is_again() {
-            self.telemetry.moe_metrics.nan_detected.add(1);
-            self.telemetry.nan_guard.fail(input);
-        }
+        self.context.guard.path.fail(&self.telemetry, input);
         Err(Error::NotFinite(input.to_string()))
     }
 
@@ -158,13 +154,7 @@ impl Inference for GpuBackend {
     }
 
     fn recover<T, E>(&self, again: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        self.context.guard.set_again(true);
-        let result = again();
-        self.context.guard.set_again(false);
-        if result.is_ok() {
-            self.telemetry.nan_guard.recover();
-        }
-        result
+        self.context.guard.path.recover(&self.telemetry, again)
     }
 
     fn load_norm(&self, weight: Vec<f32>, epsilon: f32) -> Result<Norm, Error> {

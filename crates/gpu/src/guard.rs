@@ -1,9 +1,9 @@
 //! Watching for values that are not finite: kernels note them on the device, and every read brings the notes along.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use treillage_telemetry::TriggeringInput;
+use treillage_telemetry::{PlainPath, TriggeringInput};
 
 use crate::{Error, Gpu, Slice};
 
@@ -19,8 +19,7 @@ pub(crate) const BYTES: usize = 4 * WORDS * RECORDS;
 pub(crate) struct Guard {
     flags: Mutex<Option<Slice>>,
     block: AtomicU32,
-    plain: AtomicBool,
-    again: AtomicBool,
+    pub(crate) path: PlainPath,
 }
 
 impl Guard {
@@ -33,24 +32,9 @@ impl Guard {
         self.block.store(index, Ordering::Relaxed);
     }
 
-    /// Whether ops from here on take the plain path.
-    pub(crate) fn set_plain(&self, on: bool) {
-        self.plain.store(on, Ordering::Relaxed);
-    }
-
-    /// Whether ops from here on repeat what failed, on the plain path.
-    pub(crate) fn set_again(&self, on: bool) {
-        self.again.store(on, Ordering::Relaxed);
-    }
-
-    /// Whether ops repeat what failed.
-    pub(crate) fn is_again(&self) -> bool {
-        self.again.load(Ordering::Relaxed)
-    }
-
     /// Whether ops take the plain path.
     pub(crate) fn is_plain(&self) -> bool {
-        self.plain.load(Ordering::Relaxed) || self.is_again()
+        self.path.is_taken()
     }
 
     /// The flag of the current block: the first word of its record.

@@ -24,6 +24,7 @@
 //! | `counter` | one counter |
 //! | `groups` | the groups, counting and counted |
 //! | `guard` | the group of what is not finite, with the layers that met it |
+//! | `plain_path` | whether a backend computes plainly, and what is counted when it repeats what was not finite |
 //! | `stages` | times of stages |
 //! | `exposition` | both as Prometheus reads them |
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ mod counter;
 mod exposition;
 mod groups;
 mod guard;
+mod plain_path;
 mod stages;
 
 pub use counter::Counter;
@@ -41,4 +43,5 @@ pub use groups::{
     MoeMetricsCounts, Telemetry,
 };
 pub use guard::{NanGuard, NanGuardCounts, TriggeringInput};
+pub use plain_path::PlainPath;
 pub use stages::{Stage, StageTime, Stages};
