@@ -9,11 +9,11 @@ use std::sync::Arc;
 use nalgebra::DMatrix;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::open;
+use support::{each_mode, open};
 use treillage_backend::{EncodeJob, LinearShape, Quantization};
 use treillage_cpu::CpuBackend;
 use treillage_gpu::quantize::{TileEncoder, Tuning, encode_trellis};
-use treillage_gpu::{Context, Mode, Options};
+use treillage_gpu::{Context, Options};
 use treillage_trellis::viterbi::{Effort, Encoder, encode_tile_tagged};
 use treillage_trellis::{Bits, Codebook, EncodeConfig, TILE_WEIGHTS, tile};
 
@@ -29,18 +29,6 @@ fn tiles(count: usize, scale: f32, seed: u64) -> Vec<Tile> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut tile = || std::array::from_fn(|_| scale * gaussian(&mut rng));
     (0..count).map(|_| tile()).collect()
-}
-
-fn each_mode(test: impl Fn(&Context, Mode)) {
-    for mode in [Mode::Trusted, Mode::Checked] {
-        let options = Options {
-            mode,
-            ..Options::default()
-        };
-        if let Some(gpu) = open(options) {
-            test(&Context::new(&gpu), mode);
-        }
-    }
 }
 
 fn bits(k: usize) -> Bits {

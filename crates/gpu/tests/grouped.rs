@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nalgebra::DMatrix;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::open;
+use support::each_mode;
 use treillage_backend::{EncodeJob, Error, LinearShape, Quantization};
 use treillage_cpu::CpuBackend;
 use treillage_gptq::{
@@ -17,7 +17,6 @@ use treillage_gptq::{
     Solver, relative_error,
 };
 use treillage_gpu::quantize::{encode_grouped, second_moment};
-use treillage_gpu::{Context, Mode, Options};
 
 /// Values between −1 and 1, the middle likelier than the ends.
 fn values(count: usize, seed: u64) -> Vec<f32> {
@@ -61,18 +60,6 @@ fn job(
         },
         hessian: Some(Arc::clone(hessian)),
         config: config.clone(),
-    }
-}
-
-fn each_mode(test: impl Fn(&Context, Mode)) {
-    for mode in [Mode::Trusted, Mode::Checked] {
-        let options = Options {
-            mode,
-            ..Options::default()
-        };
-        if let Some(gpu) = open(options) {
-            test(&Context::new(&gpu), mode);
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opens a device for a test, if there is one.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use treillage_gpu::{Adapter, Adapters, Gpu, Options};
+use treillage_gpu::{Adapter, Adapters, Context, Gpu, Mode, Options};
 
 /// A device, or `None`, said aloud, where there is no adapter. With `TREILLAGE_REQUIRE_GPU` set that is a failure.
 /// `TREILLAGE_GPU` chooses an adapter by its number.
@@ -10,6 +10,19 @@ pub(crate) fn open(options: Options) -> Option<Gpu> {
     match Gpu::open(&adapter, options) {
         Ok(gpu) => Some(gpu),
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// Runs `test` without run-time checks and with them, where [`open`] finds a device.
+pub(crate) fn each_mode(test: impl Fn(&Context, Mode)) {
+    for mode in [Mode::Trusted, Mode::Checked] {
+        let options = Options {
+            mode,
+            ..Options::default()
+        };
+        if let Some(gpu) = open(options) {
+            test(&Context::new(&gpu), mode);
+        }
     }
 }
 
