@@ -1,13 +1,10 @@
 //! What a run counted, and how long its stages took.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{io::Write, path::PathBuf, str::FromStr};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use treillage_checkpoint::write_atomically;
 use treillage_telemetry::{Counts, StageTime, Stages, prometheus};
 
 use crate::{output, table::Table};
@@ -79,18 +76,11 @@ impl StatsArgs {
                     serde_json::to_string_pretty(&all).context("cannot write counters")? + "\n"
                 }
             };
-            write_whole(path, &text).with_context(|| path.display().to_string())?;
+            // Whoever collects such files reads a whole one or none.
+            write_atomically(path, |out| out.write_all(text.as_bytes()))?;
         }
         Ok(())
     }
-}
-
-/// Whoever collects such files reads a whole one or none.
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".part");
-    fs::write(&beside, text)?;
-    fs::rename(&beside, path)
 }
 
 /// Every counter, whether or not it moved.
