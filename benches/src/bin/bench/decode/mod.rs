@@ -3,10 +3,10 @@
 mod profile;
 mod rounds;
 
-use std::{fmt, time::Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 use treillage_backend::Inference;
 use treillage_benches::{
@@ -20,6 +20,7 @@ use treillage_checkpoint::ModelConfig;
 use treillage_cpu::CpuBackend;
 use treillage_gpu::{Adapters, GpuBackend};
 use treillage_model::Model;
+use treillage_report::results::{Path, Spread};
 use treillage_trellis::{Bits, Codebook};
 
 use crate::device::{Device, copy_bandwidth, f32_rate};
@@ -53,11 +54,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t)]
     codebook: Codebook,
     /// Whether all linears have the same bits, or experts' differ by one either way with the same average
-    #[arg(long, value_enum, default_value_t)]
-    bits: BitsChoice,
+    #[arg(long, default_value = Spread::Uniform.name(), value_parser = named([Spread::Uniform, Spread::Mixed], Spread::name))]
+    bits: Spread,
     /// How ops are computed: as fast as may be, or as the baseline to compare with, in f32, kernel by kernel and expert by expert; of
     /// several, rounds alternate
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "optimized")]
+    #[arg(long, value_delimiter = ',', default_value = Path::Optimized.name(), value_parser = named([Path::Baseline, Path::Optimized], Path::name))]
     paths: Vec<Path>,
     /// Arithmetic of linears on the optimized path; by default, int8 on a GPU and beside a baseline, otherwise each in turn
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -82,28 +83,15 @@ pub(crate) struct Args {
     profile: bool,
 }
 
-/// How bits are spread over a model's linears.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum BitsChoice {
-    #[default]
-    Uniform,
-    Mixed,
-}
-
-/// How ops are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Path {
-    Baseline,
-    Optimized,
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Path::Baseline => "baseline",
-            Path::Optimized => "optimized",
-        })
-    }
+/// The one of `all` that is called so.
+fn named<T: Copy + Send + Sync + 'static, const N: usize>(
+    all: [T; N],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.map(name)).try_map(move |text| {
+        let found = all.into_iter().find(|one| name(*one) == text);
+        found.ok_or("no such name")
+    })
 }
 
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
@@ -124,9 +112,10 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
     };
     let weights = RandomModel::new(kind(args.bpw)?, kind(head_bits)?);
     let whole = args.preset.config(None, None)?;
-    let (weights, spread) = match args.bits {
-        BitsChoice::Uniform => (weights, "uniform"),
-        BitsChoice::Mixed => (weights.mixed()?, "mixed"),
+    let spread = args.bits.name();
+    let weights = match args.bits {
+        Spread::Uniform => weights,
+        Spread::Mixed => weights.mixed()?,
     };
     let mut artifact = Artifact::new(
         "decode",
@@ -173,7 +162,7 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
             Device::Gpu(index) => bench.gpu(index)?,
         };
         for (path, result) in args.paths.iter().zip(&mut results) {
-            result["path"] = path.to_string().into();
+            result["path"] = path.name().into();
             result["bits"] = spread.into();
             result["arithmetic"] = match path {
                 Path::Baseline => ArithmeticChoice::Exact.to_string(),
@@ -239,7 +228,7 @@ impl Bench<'_> {
         self.print(&measured);
         let mut all = self.json(&backend, &measured);
         for ((path, measured), json) in paths.iter().zip(&measured).zip(&mut all) {
-            println!("{path}:");
+            println!("{}:", path.name());
             take(&backend, *path);
             self.device_figures(&backend, &mut rounds, measured, json)?;
             let bytes = backend.gpu().allocated() - before;
@@ -355,7 +344,7 @@ impl Bench<'_> {
 
     fn print(&self, measured: &[Measured]) {
         for (path, measured) in self.args.paths.iter().zip(measured) {
-            println!("{path}:");
+            println!("{}:", path.name());
             self.print_one(measured);
         }
         let of = |path| self.args.paths.iter().position(|p| *p == path);

@@ -6,8 +6,7 @@ use anyhow::Result;
 use treillage_backend::{Choice, Inference};
 use treillage_benches::timing::Timings;
 use treillage_model::{Model, Session};
-
-use super::Path;
+use treillage_report::results::Path;
 
 /// Numbers of tokens.
 #[derive(Clone, Copy)]
