@@ -46,6 +46,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         run_command(&mut command)
     };
 
+    // With the features that the whole workspace wants, so that what its tests were built with is there already.
+    run_command(&mut cargo(&[
+        "build",
+        "--locked",
+        "--quiet",
+        "--workspace",
+        "--example",
+        "interop",
+    ]))?;
+    // Beside this program, wherever cargo builds.
+    let built = std::env::current_exe().context("where this program is")?;
+    let built = built.with_file_name("examples").join("interop");
+    let example = || Command::new(&built);
+
     let ours = emptied(folder.join("ours"))?;
     run_command(example().arg("write").arg(&ours))?;
     check("ours", &[ours])?;
@@ -63,14 +77,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         models.push(with_dense_twin(model, &folder)?);
     }
     check("model", &models)
-}
-
-/// The program that writes and reads checkpoints.
-fn example() -> Command {
-    let package = ["run", "--locked", "--quiet", "--package"];
-    let mut command = cargo(&package);
-    command.args(["treillage-checkpoint", "--example", "interop", "--"]);
-    command
 }
 
 /// A Python with all packages, or why there is none.

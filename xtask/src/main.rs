@@ -6,7 +6,6 @@
 mod bench;
 mod command;
 mod interop;
-mod shaders;
 mod test;
 mod tidy;
 
@@ -34,7 +33,12 @@ enum Verb {
     /// target/bench/
     Bench(bench::Args),
     /// Print a kernel as WGSL, MSL or SPIR-V, or list all kernels
-    Shaders(shaders::Args),
+    #[command(disable_help_flag = true)]
+    Shaders {
+        /// A kernel and how to print it; `--help` lists it all
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -43,9 +47,22 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Interop(args) => interop::run(&args),
         Verb::Bench(args) => return exit(bench::run(&args)),
-        Verb::Shaders(args) => shaders::run(&args),
+        Verb::Shaders { arguments } => shaders(&arguments),
     };
     exit(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn shaders(arguments: &[String]) -> Result<()> {
+    let example = [
+        "run",
+        "--locked",
+        "--quiet",
+        "--package",
+        "treillage-shaders",
+    ];
+    let mut command = command::cargo(&example);
+    command.args(["--example", "kernels", "--"]);
+    command::run(command.args(arguments))
 }
 
 fn exit(result: Result<ExitCode>) -> ExitCode {

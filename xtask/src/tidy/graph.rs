@@ -104,7 +104,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     // Counts instructions and names nothing outside of tests: it builds without GPUs, models and files.
     ("treillage-instructions", &[]),
-    ("xtask", &["treillage-shaders", "treillage-report"]),
+    ("xtask", &["treillage-report"]),
 ];
 
 /// Outside crates that only these may name, so that they can be replaced in one place.

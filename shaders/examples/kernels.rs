@@ -1,16 +1,20 @@
-//! `cargo xtask shaders`: what becomes of a kernel's WGSL.
+//! What becomes of a kernel's WGSL, as `cargo xtask shaders` shows it: an example, so that chores that have nothing to do with
+//! kernels need not wait for naga.
 
 use std::io::{IsTerminal, Write, stdout};
 
 use anyhow::{Context, Result, bail};
+use clap::Parser;
 use treillage_shaders::{
     Specialization,
     check::{Checks, Validated},
     kernel, kernels,
 };
 
-#[derive(clap::Args)]
-pub(crate) struct Args {
+/// Print a kernel as WGSL, MSL or SPIR-V, or list all kernels
+#[derive(Parser)]
+#[command(name = "cargo xtask shaders")]
+struct Args {
     /// The kernel to print; without it, all kernels and the constants they are tested with
     name: Option<String>,
     /// Print composed WGSL, the default
@@ -35,7 +39,8 @@ fn constant(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
+fn main() -> Result<()> {
+    let args = Args::parse();
     let Some(name) = &args.name else {
         list();
         return Ok(());
