@@ -48,9 +48,10 @@ impl Pipeline {
     }
 }
 
-/// All that was compiled on a device, by source and constants.
+/// All that was compiled on a device, by source and constants. A kernel's own lock is held while it is compiled, so that two
+/// threads that want the same compile it once, and others need not wait.
 #[derive(Debug, Default)]
-pub(crate) struct Pipelines(Mutex<HashMap<Key, Pipeline>>);
+pub(crate) struct Pipelines(Mutex<HashMap<Key, Arc<Mutex<Option<Pipeline>>>>>);
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -77,15 +78,15 @@ impl Gpu {
                 .map(|&(constant, value)| (constant.to_owned(), value.to_bits()))
                 .collect(),
         };
-        // Held while compiling: two threads that want the same kernel compile it once.
-        let pipelines = &self.pipelines().0;
-        let mut pipelines = pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = pipelines.get(&key) {
+        let mut all = (self.pipelines().0.lock()).unwrap_or_else(PoisonError::into_inner);
+        let place = all.entry(key).or_default().clone();
+        drop(all);
+        let mut compiled = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = &*compiled {
             return Ok(pipeline.clone());
         }
         let pipeline = self.compile(name, source, overrides)?;
-        pipelines.insert(key, pipeline.clone());
-        Ok(pipeline)
+        Ok(compiled.insert(pipeline).clone())
     }
 
     fn compile(

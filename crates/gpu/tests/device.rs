@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::open;
+use support::open_alone as open;
 use treillage_backend::Inference;
 use treillage_gpu::{
     Adapters, Arena, Error, Features, Gpu, GpuBackend, Mode, Options, Pipeline, Recorder, Slabs,

@@ -1,11 +1,26 @@
-//! Opens a device for a test, if there is one.
+//! Opens a device for tests, if there is one.
 #![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::sync::{Mutex, PoisonError};
 
 use treillage_gpu::{Adapter, Adapters, Context, Gpu, Mode, Options};
 
-/// A device, or `None`, said aloud, where there is no adapter. With `TREILLAGE_REQUIRE_GPU` set that is a failure.
-/// `TREILLAGE_GPU` chooses an adapter by its number.
+/// A device that tests share, so that they compile kernels once: the one that was opened before with these options, as
+/// [`open_alone`] opens it.
 pub(crate) fn open(options: Options) -> Option<Gpu> {
+    static SHARED: Mutex<Vec<Gpu>> = Mutex::new(Vec::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(gpu) = shared.iter().find(|gpu| gpu.options() == options) {
+        return Some(gpu.clone());
+    }
+    let gpu = open_alone(options)?;
+    shared.push(gpu.clone());
+    Some(gpu)
+}
+
+/// A device of the test's own, to be broken and counted on, or `None`, said aloud, where there is no adapter. With
+/// `TREILLAGE_REQUIRE_GPU` set that is a failure. `TREILLAGE_GPU` chooses an adapter by its number.
+pub(crate) fn open_alone(options: Options) -> Option<Gpu> {
     let adapter = adapter()?;
     match Gpu::open(&adapter, options) {
         Ok(gpu) => Some(gpu),
