@@ -5,6 +5,7 @@ mod decode;
 mod device;
 mod encode;
 mod gptq;
+mod layer;
 mod linear;
 mod report;
 mod suite;
@@ -35,6 +36,8 @@ enum What {
     Linear(linear::Args),
     /// The stages of MR-GPTQ: milliseconds, and error of the layer
     Gptq(gptq::Args),
+    /// A block of full size: calibrated, encoded and written, seconds by stage, and hours that a model of such blocks takes
+    Layer(layer::Args),
     /// A random model: prefill and decode, ms per token, memory, profile by kernel
     Decode(decode::Args),
     /// All of these, one after the other, and a report of them
@@ -123,6 +126,7 @@ impl What {
             What::Encode(args) => encode::run(args)?,
             What::Linear(args) => linear::run(args)?,
             What::Gptq(args) => gptq::run(args)?,
+            What::Layer(args) => layer::run(args)?,
             What::Decode(args) => decode::run(args)?,
             What::Suite(args) => {
                 suite::run(args)?;
