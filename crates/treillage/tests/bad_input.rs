@@ -257,6 +257,8 @@ fn impossible_requests_are_refused_by_quantize() {
         (&["--bpw", "-3"], &["-3"]),
         (&["--bpw", "NaN"], &["NaN"]),
         (&["--bpw", "three"], &["--bpw", "three"]),
+        (&["--memory", "0"], &["--memory", "GiB"]),
+        (&["--memory", "0.001"], &["at least", "GiB"]),
         (&["--head-bits", "9"], &["9"]),
         (&["--head-bits", "0"], &["0"]),
         (&["--codebook", "mul2"], &["mul2", "mul1"]),
