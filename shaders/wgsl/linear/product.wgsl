@@ -14,6 +14,25 @@ const COLUMN_FOURS = 33u;
 var<workgroup> row_tile: array<vec4<f32>, 16 * ROW_FOURS>;
 var<workgroup> column_tile: array<vec4<f32>, 16 * COLUMN_FOURS>;
 
+// Four inputs of a row, each to its place.
+fn stage_row(input: u32, row: u32, v: vec4<f32>) {
+    let to = ROW_FOURS * input + row / 4u;
+    let place = row & 3u;
+    row_tile[to][place] = v.x;
+    row_tile[to + ROW_FOURS][place] = v.y;
+    row_tile[to + 2u * ROW_FOURS][place] = v.z;
+    row_tile[to + 3u * ROW_FOURS][place] = v.w;
+}
+
+fn stage_column(input: u32, column: u32, v: vec4<f32>) {
+    let to = COLUMN_FOURS * input + column / 4u;
+    let place = column & 3u;
+    column_tile[to][place] = v.x;
+    column_tile[to + COLUMN_FOURS][place] = v.y;
+    column_tile[to + 2u * COLUMN_FOURS][place] = v.z;
+    column_tile[to + 3u * COLUMN_FOURS][place] = v.w;
+}
+
 // Rows `8 (at / 32)…` of columns `4 (at mod 32)…`. All lanes must call; `live` says whether a lane's sums are of use.
 fn product(rows: Rows, columns: Columns, steps: u32, live: bool, at: u32) -> array<vec4<f32>, 8> {
     let row = 2u * (at >> 5u);
@@ -29,16 +48,12 @@ fn product(rows: Rows, columns: Columns, steps: u32, live: bool, at: u32) -> arr
     var far = column_eight(columns, 0u, at);
     for (var step = 1u; step <= steps; step += 1u) {
         workgroupBarrier();
-        for (var i = 0u; i < 4u; i += 1u) {
-            let low = input + i;
-            let high = input + i + 4u;
-            if at < 128u {
-                row_tile[ROW_FOURS * low + stored / 4u][stored & 3u] = near.low[i];
-                row_tile[ROW_FOURS * high + stored / 4u][stored & 3u] = near.high[i];
-            }
-            column_tile[COLUMN_FOURS * low + stored / 4u][stored & 3u] = far.low[i];
-            column_tile[COLUMN_FOURS * high + stored / 4u][stored & 3u] = far.high[i];
+        if at < 128u {
+            stage_row(input, stored, near.low);
+            stage_row(input + 4u, stored, near.high);
         }
+        stage_column(input, stored, far.low);
+        stage_column(input + 4u, stored, far.high);
         workgroupBarrier();
         if step < steps {
             if at < 128u {
