@@ -73,8 +73,9 @@ impl Job<'_> {
     /// By the kernel that is for so many rows.
     ///
     /// Groups go through halves where matrix units multiply them: codes are small and their scales near one another, so that weights
-    /// lose no more than activations do. Plain numbers never do: halves end at 65504 where bfloat16 does not, and what is stored
-    /// plainly is what others are measured against.
+    /// lose no more than activations do. What is beyond 65504 there is not finite, and is computed again on the plain path. Plain
+    /// numbers never go through halves, which do not hold bfloat16's range: what is stored plainly is what others are measured
+    /// against.
     fn multiply_rows(
         &self,
         x: &Tensor,
