@@ -5,7 +5,7 @@
 // multiplies 16 columns with what all of them decoded.
 //
 // bindings   weights: u32; codes: the same in fours; x: f16 `[groups, inputs / 16, ROWS / 16, 16 rows, 16 inputs]`, of
-//            linear/trellis_rotate; picks (linear/route_…); out0: f32 `[splits, ROWS groups, 128 column blocks]`
+//            linear/matmul_inputs; picks (linear/route_…); out0: f32 `[splits, ROWS groups, 128 column blocks]`
 // grid       x: column blocks; y: splits; z: groups of rows
 // constants  ROUTE; ROWS: a multiple of 16, up to 64; PAIR_FOURS: 32 K; the rest is text from `trellis/whole.rs`
 // needs      f16, subgroups of 32 and the feature EXPERIMENTAL_COOPERATIVE_MATRIX

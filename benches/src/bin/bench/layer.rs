@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rand::Rng;
 use serde_json::json;
 use treillage_backend::Quantization;
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
     let job = Job {
         tokens: CalibrationTokens::spread(&ids, args.rows, args.cols)?,
         out: folder.path().join("out"),
-        options: options(args),
+        options: options(args)?,
         source,
     };
     let (device, block) = match args.device {
@@ -124,8 +124,8 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
     Ok(artifact)
 }
 
-fn options(args: &Args) -> Options {
-    match args.format {
+fn options(args: &Args) -> Result<Options> {
+    Ok(match args.format {
         // What a survey of the whole model takes is not a block's.
         Storage::Trellis => Options::trellis(TrellisOptions {
             bits_per_weight: args.bpw,
@@ -137,7 +137,8 @@ fn options(args: &Args) -> Options {
             rotation: RotationRule::Fixed(Rotation::None),
             ..GptqOptions::new(format)
         }),
-    }
+        Storage::Bf16 => bail!("bf16: that is what is quantized, choose what to make of it"),
+    })
 }
 
 /// What is quantized, and how.

@@ -51,6 +51,7 @@ enum What {
 enum Storage {
     Trellis,
     Grouped(Format),
+    Bf16,
 }
 
 impl FromStr for Storage {
@@ -59,6 +60,7 @@ impl FromStr for Storage {
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name {
             "trellis" => Ok(Storage::Trellis),
+            "bf16" => Ok(Storage::Bf16),
             format => Ok(Storage::Grouped(format.parse()?)),
         }
     }
@@ -69,6 +71,7 @@ impl fmt::Display for Storage {
         match self {
             Storage::Trellis => f.pad("trellis"),
             Storage::Grouped(format) => format.fmt(f),
+            Storage::Bf16 => f.pad("bf16"),
         }
     }
 }
