@@ -32,5 +32,6 @@ pub mod machine;
 pub mod model;
 pub mod presets;
 pub mod random;
+pub mod stored;
 pub mod timing;
 pub mod trials;

@@ -59,6 +59,12 @@ impl Preset {
     /// # Errors
     /// If one of them is no sensible number.
     pub fn config(&self, layers: Option<usize>, vocabulary: Option<usize>) -> Result<ModelConfig> {
+        let parsed = ModelConfig::from_json(&self.json(layers, vocabulary));
+        parsed.with_context(|| format!("configuration of {}", self.name))
+    }
+
+    /// The same as it stands in a file.
+    pub fn json(&self, layers: Option<usize>, vocabulary: Option<usize>) -> Value {
         let mut config = (self.config)();
         let cut = [("num_hidden_layers", layers), ("vocab_size", vocabulary)];
         for (key, asked) in cut {
@@ -66,8 +72,7 @@ impl Preset {
                 config[key] = number.into();
             }
         }
-        let parsed = ModelConfig::from_json(&config);
-        parsed.with_context(|| format!("configuration of {}", self.name))
+        config
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use half::f16;
+use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use treillage_backend::{LinearShape, LinearWeights};
+use treillage_backend::{DenseData, DenseWeights, LinearShape, LinearWeights};
 use treillage_gptq::{Format, GroupedLinear, Parts, Rotation, Scales};
 use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
 
@@ -127,6 +127,8 @@ pub enum Kind {
     Trellis(Bits, Codebook),
     /// Codes with a scale per group.
     Grouped(Format),
+    /// Plain bfloat16.
+    Bf16,
 }
 
 impl Kind {
@@ -141,6 +143,7 @@ impl Kind {
                 };
                 format.element().code_bits() as f64 + scale / format.default_group() as f64
             }
+            Kind::Bf16 => 16.0,
         }
     }
 }
@@ -164,6 +167,16 @@ pub fn linear(
         }
         Kind::Grouped(format) => {
             LinearWeights::Grouped(Arc::new(grouped_linear(rng, shape, format)?))
+        }
+        Kind::Bf16 => {
+            let scale = (shape.in_features as f32).sqrt().recip();
+            let near = |x: f32| bf16::from_f32(scale * x);
+            let values: Vec<bf16> = normal(rng, shape.weights()).into_iter().map(near).collect();
+            let data = DenseData::Bf16(Arc::new(values));
+            LinearWeights::Dense {
+                weight: DenseWeights::new(shape.out_features, shape.in_features, data)?,
+                bias: None,
+            }
         }
     })
 }

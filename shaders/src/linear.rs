@@ -27,6 +27,14 @@ impl Route {
             Route::Grouped => "grouped",
         }
     }
+
+    /// Ends a kernel that decodes the matrix of an `expert` that no row meets.
+    pub(crate) fn skip(self) -> &'static str {
+        match self {
+            Route::Grouped => "if picks[expert] == picks[expert + 1u] {\nreturn;\n}",
+            _ => "",
+        }
+    }
 }
 
 /// The buffers that a kernel binds, in order; `stored` are views of the weights, `codes` in fours; `partial` are atomic.

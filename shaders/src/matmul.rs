@@ -2,9 +2,14 @@
 //!
 //! Both sides come in tiles of 16 by 16, each tile and each step along the inputs contiguous, so that whatever reads them reads whole
 //! lines: for each group of [`Matmul::ROWS`] rows (or [`Matmul::COLUMNS`] columns), for each 16 inputs, tiles of 16 rows (columns) by
-//! 16 inputs. Which input is which does not matter as long as both sides agree.
+//! 16 inputs. Which input is which does not matter as long as both sides agree. [`MatmulInputs`] makes tiles of rows; of columns, whatever
+//! decodes a format; and [`MatmulOutputs`] makes outputs of the sums.
 
 use std::fmt::Write;
+
+mod ends;
+
+pub use ends::{Basis, MatmulInputs, MatmulOutputs};
 
 use crate::Specialization;
 use crate::linear::{Route, declare, lines};
@@ -22,7 +27,7 @@ pub struct Matmul {
 const TILES: (usize, usize) = (4, 2);
 /// Steps along the inputs that a subgroup loads at once: all of them are on the way before the first is used.
 const STEPS: usize = 2;
-/// Rows and columns of a lane.
+/// Rows and columns of a lane, without matrix units.
 const LANE: (usize, usize) = (8, 4);
 
 impl Matmul {
@@ -43,51 +48,25 @@ impl Matmul {
         let mut buffers = vec![("weights", "read", "u32"), ("x", "read", of)];
         buffers.extend(self.route.picks());
         buffers.extend([("decoded", "read", of), ("out0", "read_write", "f32")]);
-        let product = match self.matrices {
-            true => "matrices",
-            false => "lanes",
-        };
-        Specialization::new([
+        let constants = Specialization::new([
             ("ROWS", Self::ROWS.to_string()),
             ("ROUTE", self.route.name().to_owned()),
-            ("PRODUCT", product.to_owned()),
             ("BINDINGS", declare(&buffers)),
-            (
-                "ENABLE",
-                match self.matrices {
-                    true => "enable f16;\nenable wgpu_cooperative_matrix;".to_owned(),
-                    false => String::new(),
-                },
-            ),
-            (
-                "LANES",
-                match self.matrices {
-                    true => 32 * Self::COLUMNS / (16 * TILES.1),
-                    false => Self::ROWS * Self::COLUMNS / (LANE.0 * LANE.1),
-                }
-                .to_string(),
-            ),
-            (
-                "ACCUMULATORS",
-                match self.matrices {
-                    true => each_tile(|m, n| format!("var sums{m}_{n} = coop_mat16x16<f32, C>();")),
-                    false => each_row(|m| format!("var sums{m} = vec4<f32>();")),
-                },
-            ),
-            (
-                "MULTIPLY",
-                match self.matrices {
-                    true => by_matrices(),
-                    false => each_row(|m| {
-                        format!("sums{m} = fma(vec4<f32>(rows[near + {m}u]), w, sums{m});")
-                    }),
-                },
-            ),
-            (
-                "STORE_SUMS",
-                match self.matrices {
-                    // By name: naga does not see to it that an index in the call is computed before.
-                    true => each_tile(|m, n| {
+        ]);
+        match self.matrices {
+            true => constants
+                .with("PRODUCT", "matrices")
+                .with("ENABLE", "enable f16;\nenable wgpu_cooperative_matrix;")
+                .with("LANES", 32 * Self::COLUMNS / (16 * TILES.1))
+                .with(
+                    "ACCUMULATORS",
+                    each_tile(|m, n| format!("var sums{m}_{n} = coop_mat16x16<f32, C>();")),
+                )
+                .with("MULTIPLY", by_matrices())
+                // By name: naga does not see to it that an index in the call is computed before.
+                .with(
+                    "STORE_SUMS",
+                    each_tile(|m, n| {
                         format!(
                             "let to{m}_{n} = to + {}u * width + {}u;\n\
                              let done{m}_{n} = sums{m}_{n};\n\
@@ -96,15 +75,22 @@ impl Matmul {
                             16 * n
                         )
                     }),
-                    false => each_row(|m| {
-                        lines(
-                            (0..LANE.1)
-                                .map(|c| format!("out0[to + {m}u * width + {c}u] = sums{m}[{c}];")),
-                        )
-                    }),
-                },
-            ),
-        ])
+                ),
+            false => {
+                constants
+                    .with("PRODUCT", "lanes")
+                    .with("ENABLE", "")
+                    .with("LANES", Self::ROWS * Self::COLUMNS / (LANE.0 * LANE.1))
+                    .with(
+                        "STORE_SUMS",
+                        each_row(|m| {
+                            lines((0..LANE.1).map(|c| {
+                                format!("out0[to + {m}u * width + {c}u] = sums[{m}][{c}];")
+                            }))
+                        }),
+                    )
+            }
+        }
     }
 }
 
@@ -113,7 +99,8 @@ fn each_tile(line: impl Fn(usize, usize) -> String) -> String {
     lines(tiles.map(|(m, n)| line(m, n)))
 }
 
-fn each_row(line: impl Fn(usize) -> String) -> String {
+/// `line` for each row of a lane of `linear/product`.
+pub(crate) fn each_row(line: impl Fn(usize) -> String) -> String {
     lines((0..LANE.0).map(line))
 }
 

@@ -1,7 +1,8 @@
 //! Kernels of weights that are stored row by row.
 
 use crate::Specialization;
-use crate::linear::{Exchange, Route, bindings, store};
+use crate::linear::{Exchange, Route, bindings, declare, store};
+use crate::matmul::{Matmul, each_row};
 
 /// The form of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,15 +81,37 @@ impl Scales {
     }
 }
 
-/// A kernel `linear/rows_gemv`.
+/// How matrices are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RowsGemv {
+pub struct Format {
     /// The form of weights.
     pub weights: Weights,
     /// The form of group scales.
     pub scales: Scales,
     /// Weights that share a scale, a multiple of 8.
     pub group: usize,
+}
+
+impl Format {
+    /// `constants`, and those of `linear/stored`.
+    fn of(self, constants: Specialization) -> Specialization {
+        let (weights, middle) = self.weights.name();
+        let constants = constants.with("WEIGHTS", weights);
+        match self.scales.name() {
+            None => constants,
+            Some(scales) => constants
+                .with("SCALES", scales)
+                .with("GROUP", self.group)
+                .with("MIDDLE", middle),
+        }
+    }
+}
+
+/// A kernel `linear/rows_gemv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowsGemv {
+    /// How matrices are stored.
+    pub format: Format,
     /// Rows that share decoded weights.
     pub rows: usize,
     /// Teams of 32 lanes.
@@ -109,9 +132,7 @@ impl RowsGemv {
 
     /// The constants that make [`RowsGemv::SOURCE`] this kernel.
     pub fn specialization(&self) -> Specialization {
-        let (weights, middle) = self.weights.name();
-        let constants = Specialization::new([
-            ("WEIGHTS", weights.to_owned()),
+        self.format.of(Specialization::new([
             ("ROWS", self.rows.to_string()),
             ("TEAMS", self.teams.to_string()),
             ("LANES", (32 * self.teams).to_string()),
@@ -122,14 +143,69 @@ impl RowsGemv {
                 bindings(&["weights"], self.route, self.residual, self.outputs, &[]),
             ),
             ("STORE", store(self.residual, self.outputs)),
-        ]);
-        match self.scales.name() {
-            None => constants,
-            Some(scales) => constants
-                .with("SCALES", scales)
-                .with("GROUP", self.group)
-                .with("MIDDLE", middle),
-        }
+        ]))
+    }
+}
+
+/// A kernel `linear/rows_matmul`: [`Matmul::ROWS`] rows by [`Matmul::COLUMNS`] outputs a workgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowsMatmul {
+    /// How matrices are stored.
+    pub format: Format,
+    /// Linears, 1 to 3.
+    pub outputs: usize,
+    /// Which rows meet which expert.
+    pub route: Route,
+    /// Whether a residual is added, to a single linear.
+    pub residual: bool,
+}
+
+impl RowsMatmul {
+    /// The kernel's source.
+    pub const SOURCE: &str = "linear/rows_matmul";
+
+    /// The constants that make [`RowsMatmul::SOURCE`] this kernel.
+    pub fn specialization(&self) -> Specialization {
+        self.format.of(Specialization::new([
+            ("ROWS", Matmul::ROWS.to_string()),
+            ("ROUTE", self.route.name().to_owned()),
+            (
+                "BINDINGS",
+                bindings(&["weights"], self.route, self.residual, self.outputs, &[]),
+            ),
+            ("STORE", store(self.residual, self.outputs)),
+            (
+                "FINISH",
+                each_row(|m| format!("finish(place, ends, row + {m}u, sums[{m}], at);")),
+            ),
+        ]))
+    }
+}
+
+/// A kernel `linear/rows_decode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowsDecode {
+    /// How matrices are stored.
+    pub format: Format,
+    /// Whether rows are sorted by expert, and experts without rows are left out.
+    pub route: Route,
+}
+
+impl RowsDecode {
+    /// The kernel's source.
+    pub const SOURCE: &str = "linear/rows_decode";
+
+    /// The constants that make [`RowsDecode::SOURCE`] this kernel.
+    pub fn specialization(&self) -> Specialization {
+        let mut buffers = vec![("weights", "read", "u32")];
+        buffers.extend(self.route.picks());
+        buffers.push(("out0", "read_write", "vec4<u32>"));
+        self.format.of(Specialization::new([
+            ("ROWS", Matmul::ROWS.to_string()),
+            ("ROUTE", self.route.name().to_owned()),
+            ("BINDINGS", declare(&buffers)),
+            ("SKIP", self.route.skip().to_owned()),
+        ]))
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 mod whole;
 
-pub use whole::{TrellisDecode, TrellisFinish, TrellisMatmul, TrellisRotate};
+pub use whole::{TrellisDecode, TrellisMatmul};
 
 use crate::Specialization;
 use crate::linear::{Exchange, Route, bindings, lines, store};

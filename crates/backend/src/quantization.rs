@@ -38,12 +38,12 @@ pub trait Quantization: Inference {
     ) -> Result<(), Error>;
 
     /// From now on each expert adds what it reads from the tokens routed to it: `inputs[e]` for gate and up,
-    /// `downs[e]` for down. Each token counts with the square of its routing weight if `weighting` says so.
+    /// `downs[e]` for down; `None` is not gathered. Each token counts with the square of its routing weight if `weighting` says so.
     fn watch_experts(
         &self,
         experts: &mut Self::Experts,
-        inputs: &[Self::Moments],
-        downs: &[Self::Moments],
+        inputs: &[Option<Self::Moments>],
+        downs: &[Option<Self::Moments>],
         weighting: RouteWeighting,
     ) -> Result<(), Error>;
 

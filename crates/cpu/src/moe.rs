@@ -29,8 +29,8 @@ pub struct Experts {
 
 /// Where the experts add what they read.
 struct Watch {
-    inputs: Vec<Moments>,
-    downs: Vec<Moments>,
+    inputs: Vec<Option<Moments>>,
+    downs: Vec<Option<Moments>>,
     weighting: RouteWeighting,
 }
 
@@ -67,8 +67,8 @@ impl Experts {
 
     pub(crate) fn watch(
         &mut self,
-        inputs: &[Moments],
-        downs: &[Moments],
+        inputs: &[Option<Moments>],
+        downs: &[Option<Moments>],
         weighting: RouteWeighting,
     ) -> Result<(), Error> {
         Error::check_shape(
@@ -78,8 +78,11 @@ impl Experts {
         )?;
         Error::check_shape("moments of expert downs", self.networks.len(), downs.len())?;
         for (network, (input, down)) in self.networks.iter().zip(inputs.iter().zip(downs)) {
-            network.gate.check_input(input.width())?;
-            network.down.check_input(down.width())?;
+            for (linear, moments) in [(&network.gate, input), (&network.down, down)] {
+                if let Some(moments) = moments {
+                    linear.check_input(moments.width())?;
+                }
+            }
         }
         self.watch = Some(Watch {
             inputs: inputs.to_vec(),
@@ -231,10 +234,11 @@ impl Watch {
                 RouteWeighting::Squared => routes.choices()[choice as usize].weight.powi(2),
             })
             .collect();
-        self.inputs[expert].lock().update_weighted(x, &weights)?;
-        self.downs[expert]
-            .lock()
-            .update_weighted(hidden, &weights)?;
+        for (moments, x) in [(&self.inputs[expert], x), (&self.downs[expert], hidden)] {
+            if let Some(moments) = moments {
+                moments.lock().update_weighted(x, &weights)?;
+            }
+        }
         Ok(())
     }
 }

@@ -37,8 +37,8 @@ impl Quantization for CpuBackend {
     fn watch_experts(
         &self,
         experts: &mut Experts,
-        inputs: &[Moments],
-        downs: &[Moments],
+        inputs: &[Option<Moments>],
+        downs: &[Option<Moments>],
         weighting: RouteWeighting,
     ) -> Result<(), Error> {
         experts.watch(inputs, downs, weighting)

@@ -140,7 +140,7 @@ fn run(tokens: usize, arithmetic: Arithmetic) -> Vec<Vec<f32>> {
         .collect();
     let size = shape(HIDDEN, INTERMEDIATE);
     let mut experts = backend.load_experts(experts, size).unwrap();
-    let moments = |width| [(); EXPERTS].map(|()| backend.new_moments(width).unwrap());
+    let moments = |width| [(); EXPERTS].map(|()| Some(backend.new_moments(width).unwrap()));
     let (inputs, downs) = (moments(HIDDEN), moments(INTERMEDIATE));
     backend
         .watch_experts(&mut experts, &inputs, &downs, RouteWeighting::Squared)
@@ -202,7 +202,7 @@ fn run(tokens: usize, arithmetic: Arithmetic) -> Vec<Vec<f32>> {
         .iter()
         .map(|x| backend.read(x).unwrap())
         .collect();
-    for moments in inputs.iter().chain(&downs) {
+    for moments in inputs.iter().chain(&downs).flatten() {
         let mean = backend.take_moments(moments).unwrap().mean();
         results.push(mean.as_slice().to_vec());
     }

@@ -53,7 +53,7 @@ pub struct Options {
     pub mode: Mode,
     /// Time each kernel, where the adapter has timestamps.
     pub profile: bool,
-    /// Multiply with exact activations also where bytes are faster.
+    /// Multiply with exact activations also where bytes are faster, and by groups in f32 also where matrix units take halves.
     pub exact: bool,
     /// How caches keep keys and values.
     pub cache_bits: CacheBits,

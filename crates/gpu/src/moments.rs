@@ -74,7 +74,7 @@ impl Moments {
     /// Adds rows `x`, each counted once.
     pub(crate) fn observe(&self, context: &Context, x: &Tensor) -> Result<(), Error> {
         x.check_width("input of moments", self.width())?;
-        Stack::of(context, std::slice::from_ref(self))?.observe(context, x, None)
+        Stack::of(context, &[Some(self.clone())])?.observe(context, x, None)
     }
 
     /// Takes what was gathered to the host, leaving nothing.
@@ -136,15 +136,17 @@ struct Run {
 }
 
 impl Stack {
-    /// Of `moments`, which are of one width. Those that have no memory yet get it together, as far as a kernel sees at once.
+    /// Of `moments`, which are of one width; experts without gather nothing. Those that have no memory yet get it together, as far
+    /// as a kernel sees at once.
     ///
     /// # Errors
     /// If the device has no memory left.
-    pub(crate) fn of(context: &Context, moments: &[Moments]) -> Result<Self, Error> {
-        let width = moments.first().map_or(0, Moments::width);
+    pub(crate) fn of(context: &Context, moments: &[Option<Moments>]) -> Result<Self, Error> {
+        let width = moments.iter().flatten().next().map_or(0, Moments::width);
         let bytes = slot_bytes(width);
         let most = (context.gpu().max_binding() / bytes).max(1) as usize;
-        let waiting: Vec<&Moments> = moments.iter().filter(|m| m.slot().is_none()).collect();
+        let waiting = moments.iter().flatten().filter(|m| m.slot().is_none());
+        let waiting: Vec<&Moments> = waiting.collect();
         for together in waiting.chunks(most) {
             let what = format!("second moments of {width} inputs");
             let stack = context.gpu().buffer(&what, together.len() as u64 * bytes)?;
@@ -156,9 +158,11 @@ impl Stack {
             }
         }
         let mut runs: Vec<Run> = Vec::new();
-        for (expert, slot) in moments.iter().filter_map(|m| m.slot().clone()).enumerate() {
+        let slots = moments.iter().map(|m| m.as_ref()?.slot().clone());
+        for (expert, slot) in slots.enumerate() {
+            let Some(slot) = slot else { continue };
             match runs.last_mut() {
-                Some(run) if run.goes_on_with(&slot) => run.count += 1,
+                Some(run) if run.goes_on_with(expert, &slot) => run.count += 1,
                 _ => runs.push(Run {
                     first: expert,
                     count: 1,
@@ -184,6 +188,9 @@ impl Stack {
             first: u32,
             start: u32,
             slot: u32,
+        }
+        if self.runs.is_empty() {
+            return Ok(());
         }
         let counts = weigh(context, x, routed)?;
         let (x_slice, counts) = (x.slice(), counts.slice());
@@ -219,8 +226,10 @@ impl Stack {
 }
 
 impl Run {
-    fn goes_on_with(&self, slot: &Slot) -> bool {
-        self.slot.stack.id() == slot.stack.id() && self.slot.number + self.count == slot.number
+    fn goes_on_with(&self, expert: usize, slot: &Slot) -> bool {
+        self.first + self.count == expert
+            && self.slot.stack.id() == slot.stack.id()
+            && self.slot.number + self.count == slot.number
     }
 }
 

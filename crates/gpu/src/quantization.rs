@@ -39,8 +39,8 @@ impl Quantization for GpuBackend {
     fn watch_experts(
         &self,
         experts: &mut Experts,
-        inputs: &[Moments],
-        downs: &[Moments],
+        inputs: &[Option<Moments>],
+        downs: &[Option<Moments>],
         weighting: RouteWeighting,
     ) -> Result<(), Error> {
         experts.watch(self.context(), inputs, downs, weighting)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use treillage_backend::{DenseData, DenseWeights, LinearShape, LinearWeights};
 use treillage_gptq::{Element, GroupedLinear, IntBits, Parts, Rotation, Scales};
-use treillage_gpu::linear::{ExpertRows, Linear, project, project_experts};
+use treillage_gpu::linear::{ExpertRows, Linear, project, project_experts, uses_matrices};
 use treillage_gpu::{AdapterKind, Context, Mode, Options, Tensor};
 use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
 
@@ -17,6 +17,8 @@ use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
 const EXACT: f64 = 1e-3;
 /// Eight bits of magnitude and a sign.
 const BYTES: f64 = 8e-3;
+/// Everything in f32.
+const FLOATS: f64 = 1e-5;
 
 /// xorshift64.
 struct Rng(u64);
@@ -224,6 +226,14 @@ fn contexts() -> Vec<(&'static str, Context)> {
     ];
     let open = |(name, options)| support::open(options).map(|gpu| (name, Context::new(&gpu)));
     ways.into_iter().filter_map(open).collect()
+}
+
+/// How far products of many rows by groups may be off: matrix units take halves.
+fn many_groups(context: &Context) -> f64 {
+    match uses_matrices(context).unwrap() {
+        true => EXACT,
+        false => FLOATS,
+    }
 }
 
 fn one(options: Options) -> Option<Context> {
@@ -462,8 +472,13 @@ fn every_group_format() {
                 let on_device = tensor(&context, &x, shape.in_features);
                 let y = project(&context, &on_device, &[&linear, &linear], None).unwrap();
                 let expected = product(&weights[0], shape, &x);
+                let tolerance = if rows > 16 {
+                    many_groups(&context)
+                } else {
+                    FLOATS
+                };
                 for y in &y {
-                    assert_close(&what, &context.read(y).unwrap(), &expected, 1e-5);
+                    assert_close(&what, &context.read(y).unwrap(), &expected, tolerance);
                 }
                 let picks: Vec<u32> = (0..rows as u32).map(|r| (r + 1) % 3).collect();
                 let experts = context.bring(&picks).unwrap();
@@ -478,7 +493,7 @@ fn every_group_format() {
                     .zip(&picks)
                     .flat_map(|(x, &e)| product(&weights[e as usize], shape, x))
                     .collect();
-                assert_close(&what, &context.read(&y[0]).unwrap(), &expected, 1e-5);
+                assert_close(&what, &context.read(&y[0]).unwrap(), &expected, FLOATS);
             }
             let rows = 21;
             let x = rng.values(rows * shape.in_features);
@@ -493,7 +508,7 @@ fn every_group_format() {
             let (first, last) = x.split_at(4 * shape.in_features);
             let mut expected = product(&weights[0], shape, first);
             expected.extend(product(&weights[2], shape, last));
-            assert_close(&what, &context.read(&y[0]).unwrap(), &expected, 1e-5);
+            assert_close(&what, &context.read(&y[0]).unwrap(), &expected, FLOATS);
         }
     }
 }
@@ -516,8 +531,146 @@ fn every_dense_form() {
                 let y = project(&context, &on_device, &[&linear], None).unwrap();
                 let what = format!("{name}, form {form}, {rows} rows");
                 let expected = product(&weights, shape, &x);
-                assert_close(&what, &context.read(&y[0]).unwrap(), &expected, 1e-5);
+                assert_close(&what, &context.read(&y[0]).unwrap(), &expected, FLOATS);
             }
         }
     }
+}
+
+/// More rows than share decoded weights, of as many outputs as fill a device: against f64, and against rows a few at a time.
+#[test]
+fn many_rows_of_every_stored_format() {
+    let wide = |in_features| LinearShape {
+        in_features,
+        out_features: 2750,
+    };
+    let mut rng = Rng(6);
+    let plain = (false, false, Rotation::None);
+    let (int, int8) = (Element::Int(IntBits::Four), Element::Int(IntBits::Eight));
+    let mut stacks: Vec<(bool, LinearShape, Vec<LinearWeights>)> = Vec::new();
+    for (inputs, element, group, scales, more) in [
+        // Not whole steps of sixteen.
+        (136, int, 136, 1, (true, false, Rotation::None)),
+        (160, int8, 160, 2, (true, true, Rotation::Block(32))),
+        (
+            160,
+            Element::E2m1,
+            16,
+            3,
+            (false, false, Rotation::Block(16)),
+        ),
+        (160, Element::E2m1, 32, 4, plain),
+    ] {
+        let weights = (0..3).map(|_| rng.grouped(wide(inputs), element, group, scales, more));
+        stacks.push((true, wide(inputs), weights.collect()));
+    }
+    // Not whole groups of eight either.
+    let dense = wide(77);
+    for form in 0..3 {
+        let weights = (0..3).map(|e| rng.dense(dense, form, e == 0));
+        stacks.push((false, dense, weights.collect()));
+    }
+    // The second of three experts has no rows.
+    let (rows, offsets) = (150, [0u32, 70, 70, 150]);
+    for (grouped, shape, weights) in &stacks {
+        let shape = *shape;
+        let x = rng.values(rows * shape.in_features);
+        let residual = rng.values(rows * shape.out_features);
+        let apart: Vec<_> = weights.iter().map(|w| product(w, shape, &x)).collect();
+        let mut sorted = apart[0][..70 * shape.out_features].to_vec();
+        sorted.extend(&apart[2][70 * shape.out_features..]);
+        for mode in [Mode::Trusted, Mode::Checked] {
+            let options = Options {
+                mode,
+                profile: true,
+                ..Options::default()
+            };
+            let Some(context) = one(options) else {
+                return;
+            };
+            let tolerance = match grouped {
+                true => many_groups(&context),
+                false => FLOATS,
+            };
+            let what = format!("{mode:?}, {}", name(&weights[0]));
+            let stack = Linear::stack(&context, weights, shape).unwrap();
+            let linears: Vec<_> = weights
+                .iter()
+                .map(|weights| Linear::load(&context, weights, shape).unwrap())
+                .collect();
+            let refs: Vec<_> = linears.iter().collect();
+            let on_device = |rows: &[f32]| tensor(&context, rows, shape.in_features);
+
+            let all = project(&context, &on_device(&x), &refs, None).unwrap();
+            let all: Vec<_> = all.iter().map(|y| context.read(y).unwrap()).collect();
+            taken(&context, &what);
+            for (y, expected) in all.iter().zip(&apart) {
+                assert_close(&what, y, expected, tolerance);
+            }
+            // Sums do not depend on what is multiplied besides, where nothing is cut along the inputs.
+            let fewer = on_device(&x[..140 * shape.in_features]);
+            let fewer = project(&context, &fewer, &refs, None).unwrap();
+            let fewer = context.read(&fewer[0]).unwrap();
+            if tolerance == FLOATS {
+                assert!(fewer[..] == all[0][..fewer.len()], "{what}: other sums");
+            }
+            for (i, x) in x.chunks(16 * shape.in_features).enumerate() {
+                let few = project(&context, &on_device(x), &refs[..1], None).unwrap();
+                let few: Vec<_> = context.read(&few[0]).unwrap();
+                let few: Vec<_> = few.into_iter().map(f64::from).collect();
+                let first = 16 * i * shape.out_features;
+                let many = &all[0][first..first + few.len()];
+                assert_close(&what, many, &few, tolerance);
+            }
+
+            let offsets = context.bring(&offsets).unwrap();
+            let how = ExpertRows::Grouped {
+                offsets: &offsets.slice(),
+                rows,
+            };
+            context.recorder.take_profile();
+            let y = project_experts(&context, &on_device(&x), how, &[&stack, &stack]).unwrap();
+            for y in &y {
+                let what = format!("{what}, experts");
+                assert_close(&what, &context.read(y).unwrap(), &sorted, tolerance);
+            }
+            taken(&context, &what);
+
+            let to = tensor(&context, &residual, shape.out_features);
+            let sum = project(&context, &on_device(&x), &refs[..1], Some(&to)).unwrap();
+            let expected: Vec<f64> = residual
+                .iter()
+                .zip(&apart[0])
+                .map(|(r, y)| f64::from(*r) + y)
+                .collect();
+            let what = format!("{what}, residual");
+            assert_close(&what, &context.read(&sum[0]).unwrap(), &expected, tolerance);
+            taken(&context, &what);
+        }
+    }
+}
+
+fn name(weights: &LinearWeights) -> String {
+    match weights {
+        LinearWeights::Trellis(_) => "trellis".to_owned(),
+        LinearWeights::Dense { weight, .. } => match weight.data() {
+            DenseData::F32(_) => "f32".to_owned(),
+            DenseData::F16(_) => "f16".to_owned(),
+            DenseData::Bf16(_) => "bf16".to_owned(),
+        },
+        LinearWeights::Grouped(grouped) => format!("{:?}", grouped.parts().element),
+    }
+}
+
+/// Many rows were multiplied as such since the last call, if the device can tell.
+#[track_caller]
+fn taken(context: &Context, what: &str) {
+    let Some(profile) = context.recorder.take_profile() else {
+        return;
+    };
+    let names: Vec<_> = profile.kernels().map(|(name, _)| name.to_owned()).collect();
+    let many = |name: &String| name.starts_with("linear/rows_matmul") || name == "linear/matmul";
+    assert!(names.iter().any(many), "{what}: {names:?}");
+    let few = |name: &String| name.starts_with("linear/rows_gemv");
+    assert!(!names.iter().any(few), "{what}: {names:?}");
 }

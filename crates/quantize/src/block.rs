@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use treillage_backend::{Quantization, RouteWeighting};
 use treillage_checkpoint::ModelConfig;
@@ -14,6 +14,7 @@ use crate::{
     encode::{Encoder, InputPlan, QuantizedLinear},
     event::{Stage, timed},
     overlay::Overlay,
+    passes::Room,
     statistics::Statistics,
     stream::Stream,
     trial::{self, Split},
@@ -23,24 +24,29 @@ use crate::{
 const HELD_BACK: usize = 8;
 
 impl<B: Quantization> Encoder<'_, B> {
-    /// Encodes the linears of block `index`, stage by stage, on the inputs that `stream` gives it. Inputs are rotated
-    /// with one of `rotations`, each kind with the best for it.
+    /// Encodes the linears of block `index`, stage by stage and pass by pass, on the inputs that `stream` gives it. Inputs are
+    /// rotated with one of `rotations`, each kind with the best for those of it that are met first.
     pub(crate) fn block(
         &mut self,
         index: usize,
-        stages: &[Vec<&LinearPlan>],
+        stages: &[Vec<Vec<&LinearPlan>>],
         stream: &Stream,
         rotations: &[Rotation],
         events: &mut dyn FnMut(Event),
     ) -> Result<Vec<QuantizedLinear>, Error> {
         let mut overlay = Overlay::new(self.source);
-        let mut quantized = Vec::new();
-        for (pass, stage) in stages.iter().enumerate() {
+        let mut quantized: Vec<QuantizedLinear> = Vec::new();
+        let mut chosen = BTreeMap::new();
+        let passes = stages.iter().flat_map(|stage| {
+            let last = stage.len().saturating_sub(1);
+            (stage.iter().enumerate()).map(move |(number, linears)| (linears, number == last))
+        });
+        for (pass, (linears, ends_stage)) in passes.enumerate() {
             let mut rows = 0;
-            let watched = Watched::load(self, &overlay, index)?;
+            let watched = Watched::load(self, &overlay, index, linears)?;
             let mut observe = |events: &mut dyn FnMut(Event), which: &dyn Fn(usize) -> bool| {
                 timed(Stage::Capture, events, |events| {
-                    watched.observe(stage, stream, which, &mut || {
+                    watched.observe(stream, which, &mut || {
                         rows += 1;
                         events(Event::Forwarded {
                             block: index,
@@ -50,29 +56,28 @@ impl<B: Quantization> Encoder<'_, B> {
                     })
                 })
             };
-            let (statistics, chosen) = match (self.coder, rotations) {
+            let statistics = match (self.coder, rotations) {
                 (Coder::Grouped { config, .. }, [_, _, ..]) => {
                     let held_back = |row| is_held_back(row, stream.len());
                     let fit = observe(events, &|row| !held_back(row))?;
                     let held_out = observe(events, &held_back)?;
                     let split = Split { fit, held_out };
-                    let mut chosen = BTreeMap::new();
-                    for linears in kinds(stage) {
+                    for linears in kinds(linears) {
+                        let kind = trial::kind(linears[0].input());
+                        if chosen.contains_key(&kind) {
+                            continue;
+                        }
                         let errors = timed(Stage::Trial, events, |_| {
                             trial::errors(self.source, &linears, &split, None, rotations, config)
                         })?;
                         let best = errors.map(|errors| trial::best(rotations, &errors));
-                        let kind = trial::kind(linears[0].input());
                         chosen.insert(kind, best.unwrap_or_default());
                     }
                     let Split { mut fit, held_out } = split;
                     fit.merge(held_out)?;
-                    (fit, chosen)
+                    fit
                 }
-                _ => {
-                    let all = observe(events, &|_| true)?;
-                    (all, BTreeMap::new())
-                }
+                _ => observe(events, &|_| true)?,
             };
             drop(watched);
             let only = rotations.first().copied().unwrap_or_default();
@@ -82,11 +87,13 @@ impl<B: Quantization> Encoder<'_, B> {
                     rotation: *chosen.get(&trial::kind(input)).unwrap_or(&only),
                 })
             };
-            let encoded = self.encode(index, stage, input, events)?;
-            for linear in &encoded {
-                overlay.insert(linear.summary.prefix.clone(), linear.codes.clone());
+            quantized.extend(self.encode(index, linears, input, events)?);
+            // All passes of a stage see the block as it was before.
+            if ends_stage {
+                for linear in &quantized {
+                    overlay.insert(linear.summary.prefix.clone(), linear.codes.clone());
+                }
             }
-            quantized.extend(encoded);
         }
         Ok(quantized)
     }
@@ -112,16 +119,22 @@ pub(crate) fn kinds<'p>(linears: &[&'p LinearPlan]) -> Vec<Vec<&'p LinearPlan>> 
     kinds.into_values().collect()
 }
 
-/// A block that gathers what its linears read.
+/// A block that gathers what some of its linears read.
 pub(crate) struct Watched<'a, B: Quantization> {
     backend: &'a B,
     block: Block<B>,
+    inputs: BTreeSet<Input>,
     moments: BlockMoments<B::Moments>,
     experts: ExpertTokens,
 }
 
 impl<'a, B: Quantization> Watched<'a, B> {
-    fn load(encoder: &Encoder<'a, B>, weights: &dyn Weights, index: usize) -> Result<Self, Error> {
+    fn load(
+        encoder: &Encoder<'a, B>,
+        weights: &dyn Weights,
+        index: usize,
+        linears: &[&LinearPlan],
+    ) -> Result<Self, Error> {
         let model = encoder.source.source().config();
         Self::new(
             encoder.backend,
@@ -129,17 +142,23 @@ impl<'a, B: Quantization> Watched<'a, B> {
             model,
             &encoder.options.recipe,
             index,
+            linears,
         )
     }
 
-    /// Block `index` of the model that `model` describes.
+    /// Block `index` of the model that `model` describes, which gathers what `linears` read.
     pub(crate) fn new(
         backend: &'a B,
         weights: &dyn Weights,
         model: &ModelConfig,
         recipe: &Recipe,
         index: usize,
+        linears: &[&LinearPlan],
     ) -> Result<Self, Error> {
+        let inputs: BTreeSet<Input> = linears.iter().map(|linear| linear.input()).collect();
+        let experts = inputs.iter().any(|input| matches!(input, Input::Expert(_)));
+        // What all experts read together is what each of them is drawn toward.
+        let wants = |input| inputs.contains(&input) || (experts && input == Input::FeedForward);
         let everywhere = model.with_all_experts();
         let (model, weighting) = match recipe.experts {
             ExpertTokens::All => (&everywhere, RouteWeighting::Uniform),
@@ -148,8 +167,9 @@ impl<'a, B: Quantization> Watched<'a, B> {
         let mut block = Block::load(backend, weights, model, index)?;
         Ok(Self {
             backend,
-            moments: block.watch(backend, weighting)?,
+            moments: block.watch(backend, weighting, &wants)?,
             block,
+            inputs,
             experts: recipe.experts,
         })
     }
@@ -159,22 +179,28 @@ impl<'a, B: Quantization> Watched<'a, B> {
         &self.block
     }
 
-    /// Sends the rows that `which` says through the block, and takes what `linears` read of them.
+    /// Sends the rows that `which` says through the block, and takes what was gathered of them.
     pub(crate) fn observe(
         &self,
-        linears: &[&LinearPlan],
         stream: &Stream,
         which: impl Fn(usize) -> bool,
         after_row: &mut dyn FnMut(),
     ) -> Result<Statistics, Error> {
         stream.observe(self.backend, &self.block, which, after_row)?;
-        let inputs = linears.iter().map(|linear| linear.input());
+        let inputs = self.inputs.iter().copied();
         Statistics::take(self.backend, &self.moments, inputs, self.experts)
     }
 }
 
-/// The linears of a block, by the pass over all rows that captures what they read.
-pub(crate) fn stages(plan: &BlockPlan, capture: Capture) -> Vec<Vec<&LinearPlan>> {
+/// The linears of a block, by stage, and in each by the pass over all rows that captures what they read, as `room` is for it.
+///
+/// # Errors
+/// [`Error::Memory`].
+pub(crate) fn stages<'p>(
+    plan: &'p BlockPlan,
+    capture: Capture,
+    room: &Room,
+) -> Result<Vec<Vec<Vec<&'p LinearPlan>>>, Error> {
     let stage = |linear: &LinearPlan| match (capture, linear.input()) {
         (Capture::Once, _) => 0,
         (Capture::Staged, Input::Attention) => 0,
@@ -189,7 +215,7 @@ pub(crate) fn stages(plan: &BlockPlan, capture: Capture) -> Vec<Vec<&LinearPlan>
         stages[stage(linear)].push(linear);
     }
     stages.retain(|linears| !linears.is_empty());
-    stages
+    stages.into_iter().map(|stage| room.passes(stage)).collect()
 }
 
 #[cfg(test)]

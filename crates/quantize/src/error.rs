@@ -7,6 +7,17 @@ use treillage_gptq::Format;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A block does not fit into the memory that is allowed.
+    #[error(
+        "a block takes at least {:.3} GiB of memory with what is gathered of an expert's inputs, and {:.3} are allowed",
+        gib(*.needed), gib(*.limit)
+    )]
+    Memory {
+        /// Bytes that suffice.
+        needed: u64,
+        /// Bytes that are allowed: [`Options::memory`](crate::Options::memory).
+        limit: u64,
+    },
     /// Reading the source or writing the result failed.
     #[error(transparent)]
     Checkpoint(#[from] treillage_checkpoint::Error),
@@ -151,6 +162,10 @@ fn holders(format: Format) -> String {
         true => "none".to_owned(),
         false => names.join(" and "),
     }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 fn advice(fitting: Option<usize>) -> String {

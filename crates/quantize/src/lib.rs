@@ -70,6 +70,7 @@
 //! | `preflight` | what can be found wrong before the work begins |
 //! | `run` | the order of things |
 //! | `block` | one block: capture and encode, stage by stage |
+//! | `passes` | how often rows go through a block, so that what is gathered fits into memory |
 //! | `stream` | activations between blocks |
 //! | `statistics` | Hessians of a block's inputs |
 //! | `encode` | linears of the source to codes, a few at a time |
@@ -92,6 +93,7 @@ mod hash;
 mod noise;
 mod options;
 mod overlay;
+mod passes;
 mod preflight;
 mod rates;
 mod rotation;

@@ -17,6 +17,10 @@ pub struct Options {
     /// How errors are measured and tokens counted.
     #[serde(default)]
     pub recipe: Recipe,
+    /// Bytes that the host's memory may hold, and the device's: where what is gathered of all experts' inputs does not fit, the
+    /// calibration rows go through a block several times. It says nothing of what becomes of the checkpoint, and is not part of it.
+    #[serde(skip)]
+    pub memory: Option<u64>,
 }
 
 impl Options {

@@ -14,6 +14,7 @@ use crate::{
     coder::Coder,
     encode::{Encoder, InputPlan},
     event::{Stage, timed},
+    passes::Room,
     preflight,
     rates::{self, Rates},
     sensitivity::SensitivitySurvey,
@@ -51,6 +52,11 @@ pub fn quantize<B: Quantization>(
     let fixed_rates = fixed_rates(&plan, options)?;
     let fixed = fixed_rotations(&source, &plan, options)?;
     preflight::check(backend, &source, &plan)?;
+    let activations = Stream::bytes_of(tokens, source.config().hidden_size);
+    for block in &plan.blocks {
+        let room = Room::new(options.memory, block, activations);
+        stages(block, options.recipe.capture, &room)?;
+    }
     let device = backend.encodes_as();
     let mut work = Work::open(out, &source, &plan, tokens, options, &device)?;
     if !work.is_complete() {
@@ -64,6 +70,7 @@ pub fn quantize<B: Quantization>(
                 plan: &plan,
                 tokens,
                 recipe: &options.recipe,
+                memory: options.memory,
                 options: gptq,
                 config: &gptq.config(options.recipe.damping, source.config()),
             };
@@ -83,6 +90,7 @@ pub fn quantize<B: Quantization>(
                 plan: &plan,
                 tokens,
                 damping: options.recipe.damping,
+                memory: options.memory,
                 noise: rates::error_at(trellis.bits_per_weight),
             };
             work.chosen("rates", || {
@@ -204,9 +212,13 @@ impl<B: Quantization> Run<'_, B> {
         let (index, group) = (plan.index, Group::Block(plan.index));
         let stages = match self.work.has(group) {
             true => Vec::new(),
-            false => stages(plan, self.encoder.options.recipe.capture),
+            false => {
+                let options = self.encoder.options;
+                let room = Room::new(options.memory, plan, stream.bytes());
+                stages(plan, options.recipe.capture, &room)?
+            }
         };
-        let captures = stages.len();
+        let captures = stages.iter().map(Vec::len).sum();
         (self.events)(Event::Block {
             index,
             passes: captures + 1,

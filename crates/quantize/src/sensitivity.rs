@@ -24,6 +24,7 @@ use crate::{
     CalibrationTokens, Error, Event, Folded, Recipe,
     block::Watched,
     noise::{Noisy, channel_power},
+    passes::Room,
     statistics::Statistics,
     stream::Stream,
 };
@@ -46,6 +47,7 @@ pub(crate) struct SensitivitySurvey<'a, B> {
     pub(crate) plan: &'a ModelPlan,
     pub(crate) tokens: &'a CalibrationTokens,
     pub(crate) damping: f32,
+    pub(crate) memory: Option<u64>,
     /// Mean squared error of the noise, relative to the weights' mean square.
     pub(crate) noise: f64,
 }
@@ -58,10 +60,19 @@ struct Group<'p> {
     stream: Stream,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Cost {
     noise: f64,
     encoded: f64,
+}
+
+/// What is known of a linear.
+struct Seen {
+    /// How much the tokens that it saw count together.
+    weight: f64,
+    tokens: u64,
+    /// For each token and output.
+    cost: Cost,
 }
 
 impl<B: Quantization> SensitivitySurvey<'_, B> {
@@ -85,12 +96,18 @@ impl<B: Quantization> SensitivitySurvey<'_, B> {
                 block: index,
                 blocks: self.plan.blocks.len(),
             });
-            let watched = Watched::new(backend, source, config, &recipe, index)?;
-            let linears: Vec<&LinearPlan> = plan.linears.iter().collect();
-            let seen = watched.observe(&linears, &calibration, |_| true, &mut || ())?;
-            calibration.advance(backend, watched.block(), index, |_| ())?;
-            drop(watched);
+            let room = Room::new(self.memory, plan, calibration.bytes() + self.most_bytes());
+            let mut seen = HashMap::new();
+            for linears in room.passes(plan.linears.iter().collect())? {
+                let watched = Watched::new(backend, source, config, &recipe, index, &linears)?;
+                let gathered = watched.observe(&calibration, |_| true, &mut || ())?;
+                drop(watched);
+                for linear in linears {
+                    seen.insert(linear.prefix.as_str(), self.look_at(linear, &gathered)?);
+                }
+            }
             let block = Block::load(backend, source, config, index)?;
+            calibration.advance(backend, &block, index, |_| ())?;
             for group in &mut groups {
                 group.stream.advance(backend, &block, index, |_| ())?;
             }
@@ -100,7 +117,7 @@ impl<B: Quantization> SensitivitySurvey<'_, B> {
                 let mut stream = clean.clone();
                 stream.advance(backend, &noisy, index, |_| ())?;
                 groups.push(Group {
-                    costs: self.costs(&linears, &seen)?,
+                    costs: costs(&linears, &seen),
                     linears,
                     stream,
                 });
@@ -116,48 +133,46 @@ impl<B: Quantization> SensitivitySurvey<'_, B> {
         let groups: usize = self.plan.blocks.iter().map(|b| by_role(b).len()).sum();
         let width = self.source.source().config().hidden_size;
         let row = (groups + 1) * NOISY_COLS.min(self.tokens.cols()) * width * size_of::<f32>();
-        (MOST_BYTES / row.max(1)).clamp(1, NOISY_ROWS)
+        (self.most_bytes() / row.max(1)).clamp(1, NOISY_ROWS)
     }
 
-    /// Each linear's cost in terms of its outputs.
-    fn costs(&self, linears: &[&LinearPlan], seen: &Statistics) -> Result<Vec<Cost>, Error> {
-        let total: f64 = linears.iter().map(|l| seen.weight(l.input())).sum();
-        let tokens: u64 = linears.iter().map(|l| seen.tokens(l.input())).sum();
-        // One more average token each: what was not seen is rare, not impossible.
-        let prior = total / tokens.max(1) as f64;
-        let costs = linears.iter().map(|linear| {
-            let usage = seen.weight(linear.input()) + prior;
-            let inputs = linear.shape.in_features;
-            let power = channel_power(&self.source.linear(&linear.prefix)?.0.to_f32(), inputs);
-            let scale = usage * linear.shape.out_features as f64;
-            let Some(hessian) = seen.of(linear.input())?.hessian else {
-                // Nothing is known of its input, but that it was none.
-                return Ok(Cost {
-                    noise: 0.0,
-                    encoded: 0.0,
-                });
-            };
-            let diagonal = hessian.diagonal();
-            let noise: f64 = diagonal
-                .iter()
-                .zip(&power)
-                .map(|(h, p)| f64::from(*h) * p)
-                .sum();
-            let encoded = match cholesky(&hessian, Damping::new(self.damping)) {
-                Ok(factor) => {
-                    let pivots = factor.lower.diagonal();
-                    let pivots = pivots.iter().map(|pivot| f64::from(*pivot).powi(2));
-                    inputs as f64 * geometric_mean(pivots) * geometric_mean(power.into_iter())
-                }
-                // It will be encoded without feedback.
-                Err(_) => noise,
-            };
-            Ok(Cost {
-                noise: scale * noise,
-                encoded: scale * encoded,
-            })
-        });
-        costs.collect()
+    /// What they may take there: a quarter of it, if it is limited.
+    fn most_bytes(&self) -> usize {
+        let quarter = self.memory.map(|bytes| bytes / 4);
+        quarter.map_or(MOST_BYTES, |bytes| MOST_BYTES.min(bytes as usize))
+    }
+
+    /// What `linear` costs for each token that it sees.
+    fn look_at(&self, linear: &LinearPlan, seen: &Statistics) -> Result<Seen, Error> {
+        let inputs = linear.shape.in_features;
+        let power = channel_power(&self.source.linear(&linear.prefix)?.0.to_f32(), inputs);
+        let cost = match seen.of(linear.input())?.hessian {
+            // Nothing is known of its input, but that it was none.
+            None => Cost::default(),
+            Some(hessian) => {
+                let diagonal = hessian.diagonal();
+                let noise: f64 = diagonal
+                    .iter()
+                    .zip(&power)
+                    .map(|(h, p)| f64::from(*h) * p)
+                    .sum();
+                let encoded = match cholesky(&hessian, Damping::new(self.damping)) {
+                    Ok(factor) => {
+                        let pivots = factor.lower.diagonal();
+                        let pivots = pivots.iter().map(|pivot| f64::from(*pivot).powi(2));
+                        inputs as f64 * geometric_mean(pivots) * geometric_mean(power.into_iter())
+                    }
+                    // It will be encoded without feedback.
+                    Err(_) => noise,
+                };
+                Cost { noise, encoded }
+            }
+        };
+        Ok(Seen {
+            weight: seen.weight(linear.input()),
+            tokens: seen.tokens(linear.input()),
+            cost,
+        })
     }
 
     fn sensitivities(&self, groups: &[Group<'_>], clean: &Stream) -> Result<Sensitivities, Error> {
@@ -192,6 +207,27 @@ impl<B: Quantization> SensitivitySurvey<'_, B> {
         }
         Ok(sensitivities)
     }
+}
+
+/// Each linear's cost.
+fn costs(linears: &[&LinearPlan], seen: &HashMap<&str, Seen>) -> Vec<Cost> {
+    let of_these = || {
+        linears
+            .iter()
+            .filter_map(|l| Some((l, seen.get(l.prefix.as_str())?)))
+    };
+    let total: f64 = of_these().map(|(_, seen)| seen.weight).sum();
+    let tokens: u64 = of_these().map(|(_, seen)| seen.tokens).sum();
+    // One more average token each: what was not seen is rare, not impossible.
+    let prior = total / tokens.max(1) as f64;
+    let costs = of_these().map(|(linear, Seen { weight, cost, .. })| {
+        let scale = (weight + prior) * linear.shape.out_features as f64;
+        Cost {
+            noise: scale * cost.noise,
+            encoded: scale * cost.encoded,
+        }
+    });
+    costs.collect()
 }
 
 /// The linears of a block by what they do.

@@ -42,6 +42,16 @@ impl Stream {
             .map(|row| Ok(backend.upload(row, self.width)?))
     }
 
+    /// Bytes that all rows take.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.values.as_slice())
+    }
+
+    /// Bytes that those of `tokens` take, `width` values each.
+    pub(crate) fn bytes_of(tokens: &CalibrationTokens, width: usize) -> usize {
+        tokens.rows().len() * tokens.cols() * width * size_of::<f32>()
+    }
+
     /// Number of rows.
     pub(crate) fn len(&self) -> usize {
         self.values.len() / (self.cols * self.width)

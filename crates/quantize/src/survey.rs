@@ -12,6 +12,7 @@ use treillage_model::{
 use crate::{
     CalibrationTokens, Error, Event, Fold, Folded, GptqOptions, Recipe, RotationRule,
     block::{Watched, kinds},
+    passes::Room,
     rotation::{self, of_block},
     stream::Stream,
     trial::{self, Split},
@@ -80,6 +81,7 @@ pub(crate) struct Survey<'a, B> {
     pub(crate) plan: &'a ModelPlan,
     pub(crate) tokens: &'a CalibrationTokens,
     pub(crate) recipe: &'a Recipe,
+    pub(crate) memory: Option<u64>,
     pub(crate) options: &'a GptqOptions,
     pub(crate) config: &'a Config,
 }
@@ -118,11 +120,15 @@ impl<B: Quantization> Survey<'_, B> {
                 block: block.index,
                 blocks: self.plan.blocks.len(),
             });
-            let watched = Watched::new(self.backend, &gainless, config, self.recipe, block.index)?;
             // Nothing can take a rotation up before a nonlinearity, but the linear behind it.
             let turns = |linear: &&LinearPlan| online || linear.reads() != Space::Fixed;
             let linears: Vec<&LinearPlan> = block.linears.iter().filter(turns).collect();
-            let split = observe(&watched, &linears, &stream)?;
+            // Of the experts those that fit into memory speak for all.
+            let room = Room::new(self.memory, block, stream.bytes());
+            let linears = room.passes(linears)?.swap_remove(0);
+            let (backend, index) = (self.backend, block.index);
+            let watched = Watched::new(backend, &gainless, config, self.recipe, index, &linears)?;
+            let split = observe(&watched, &stream)?;
             for linears in kinds(&linears) {
                 match linears[0].reads() {
                     Space::Values if !online => {
@@ -185,14 +191,10 @@ impl<B: Quantization> Survey<'_, B> {
 }
 
 /// Sends the rows through a block, every other one to measure errors with.
-fn observe<B: Quantization>(
-    watched: &Watched<'_, B>,
-    linears: &[&LinearPlan],
-    stream: &Stream,
-) -> Result<Split, Error> {
+fn observe<B: Quantization>(watched: &Watched<'_, B>, stream: &Stream) -> Result<Split, Error> {
     let is_even = |row: usize| row.is_multiple_of(2);
     Ok(Split {
-        fit: watched.observe(linears, stream, is_even, &mut || ())?,
-        held_out: watched.observe(linears, stream, |row| !is_even(row), &mut || ())?,
+        fit: watched.observe(stream, is_even, &mut || ())?,
+        held_out: watched.observe(stream, |row| !is_even(row), &mut || ())?,
     })
 }

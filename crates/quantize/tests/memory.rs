@@ -9,7 +9,10 @@ mod support;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     fs,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use support::{Shape, stub::Stub};
@@ -20,6 +23,9 @@ use treillage_quantize::{
 
 /// The system's allocator, with a count of the bytes in use.
 struct Counting;
+
+/// Held by each test: what one allocates is not the other's.
+static ALONE: Mutex<()> = Mutex::new(());
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -54,6 +60,12 @@ fn peak(blocks: usize, options: &Options) -> (usize, usize) {
         vocabulary: 256,
         tied: false,
     };
+    let (peak, file, _) = quantized(&shape, options);
+    (peak, file)
+}
+
+/// The same of a model of `shape`, and the bytes of what it became.
+fn quantized(shape: &Shape, options: &Options) -> (usize, usize, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let source = shape.write(&dir.path().join("source"), |_, _| ());
     let tokens = shape.tokens(ROWS, COLS);
@@ -72,14 +84,49 @@ fn peak(blocks: usize, options: &Options) -> (usize, usize) {
         &mut |_| (),
     )
     .unwrap();
-    (PEAK.load(Ordering::Relaxed) - before, file as usize)
+    let peak = PEAK.load(Ordering::Relaxed) - before;
+    let written = fs::read(out.join("model.safetensors")).unwrap();
+    (peak, file as usize, written)
 }
 
 const ROWS: usize = 4;
 const COLS: usize = 64;
 
 #[test]
+fn memory_can_be_limited_and_the_result_is_the_same() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Many experts that read wide inputs and have narrow insides.
+    let shape = Shape {
+        hidden: 512,
+        blocks: 2,
+        dense: vec![0],
+        experts: 24,
+        intermediate: 128,
+        vocabulary: 256,
+        tied: false,
+    };
+    for allocation in [AllocationRule::Position, AllocationRule::Sensitivity] {
+        let options = Options::trellis(TrellisOptions {
+            allocation,
+            head_bits: HeadBits::Keep,
+            ..TrellisOptions::default()
+        });
+        let (whole, _, unlimited) = quantized(&shape, &options);
+        let limit = whole * 2 / 3;
+        let limited = Options {
+            memory: Some(limit as u64),
+            ..options
+        };
+        let (peak, _, written) = quantized(&shape, &limited);
+        println!("{peak} bytes in use instead of {whole}, at most {limit}");
+        assert!(peak <= limit, "{peak} bytes in use, more than {limit}");
+        assert!(written == unlimited);
+    }
+}
+
+#[test]
 fn memory_is_one_block_and_the_activations() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // Weights of a block in f32, while they are encoded.
     let weights = 4 * (4 * 3 * 256 * 512 + 2 * 256 * 128 + 2 * 256 * 64);
     // Per expert a Hessian at either width: as it is gathered, its rows that wait for that, drawn toward the layer's,

@@ -213,6 +213,35 @@ fn damaged_checkpoints_are_refused_by_eval_and_generate() {
 }
 
 #[test]
+fn values_that_are_not_finite_are_told_by_layer_on_every_device() {
+    let dir = TempDir::new().unwrap();
+    let model = Model::copy_to(dir.path().join("model"));
+    model.poison("model.layers.1.self_attn.o_proj.weight", [0xc0, 0x7f]);
+    for device in ["cpu", "gpu"] {
+        let mut command = treillage(["generate", "--prompt", "fn", "--stats", "--device", device]);
+        let output = command.arg(dir.path().join("model")).output().unwrap();
+        let told = text(&output.stderr);
+        if told.contains("no GPU found") && std::env::var_os("TREILLAGE_REQUIRE_GPU").is_none() {
+            eprintln!("skipped: {told}");
+            continue;
+        }
+        assert!(!output.status.success() && output.stdout.is_empty());
+        let counted = |name: &str, value: &str| {
+            let line = told.lines().find(|line| line.starts_with(name));
+            let line = line.unwrap_or_else(|| panic!("no {name} in:\n{told}"));
+            assert!(line.ends_with(value), "{line}");
+        };
+        counted("trellis_nan_guard.total_failures", " 1");
+        counted("trellis_nan_guard.total_recoveries", " 0");
+        counted("trellis_nan_guard.most_affected_layer", " 1");
+        counted(
+            "error: a value in layer 1 (row 0: 1 values",
+            " is not finite",
+        );
+    }
+}
+
+#[test]
 fn impossible_requests_are_refused_by_quantize() {
     let dir = TempDir::new().unwrap();
     let short = dir.path().join("short.txt");
@@ -228,6 +257,8 @@ fn impossible_requests_are_refused_by_quantize() {
         (&["--bpw", "-3"], &["-3"]),
         (&["--bpw", "NaN"], &["NaN"]),
         (&["--bpw", "three"], &["--bpw", "three"]),
+        (&["--memory", "0"], &["--memory", "GiB"]),
+        (&["--memory", "0.001"], &["at least", "GiB"]),
         (&["--head-bits", "9"], &["9"]),
         (&["--head-bits", "0"], &["0"]),
         (&["--codebook", "mul2"], &["mul2", "mul1"]),

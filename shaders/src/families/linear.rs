@@ -3,13 +3,10 @@
 use crate::{
     Kernel, Specialization,
     linear::{Exchange, Route},
-    matmul::Matmul,
+    matmul::{Basis, Matmul, MatmulInputs, MatmulOutputs},
     registry::{Family, source},
-    rows::{Arrange, RowsGemv, Scales, Weights},
-    trellis::{
-        Activations, Codebook, Rates, TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul,
-        TrellisRotate,
-    },
+    rows::{Arrange, Format, RowsDecode, RowsGemv, RowsMatmul, Scales, Weights},
+    trellis::{Activations, Codebook, Rates, TrellisDecode, TrellisGemv, TrellisMatmul},
 };
 
 pub(crate) const FAMILY: Family = Family {
@@ -19,30 +16,41 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/activations_half"),
         source!("linear/activations_sign"),
         source!("linear/arrange"),
+        source!("linear/basis_plain"),
+        source!("linear/basis_rotated"),
+        source!("linear/eight"),
         source!("linear/exchange_shuffle"),
         source!("linear/exchange_subgroup"),
         source!("linear/exchange_workgroup"),
-        source!("linear/finish"),
+        source!("linear/finish_plain"),
+        source!("linear/finish_rotated"),
+        source!("linear/gated"),
+        source!("linear/halves"),
+        source!("linear/inputs"),
         source!("linear/matmul"),
+        source!("linear/matmul_inputs"),
         source!("linear/matmul_lanes"),
         source!("linear/matmul_matrices"),
-        source!("linear/gated"),
+        source!("linear/matmul_outputs"),
         source!("linear/params"),
+        source!("linear/product"),
+        source!("linear/put"),
         source!("linear/route_all"),
         source!("linear/route_grouped"),
         source!("linear/route_picked"),
+        source!("linear/rows_decode"),
         source!("linear/rows_gemv"),
+        source!("linear/rows_matmul"),
         source!("linear/scales_bf16"),
         source!("linear/scales_e4m3"),
         source!("linear/scales_e8m0"),
         source!("linear/scales_f16"),
         source!("linear/scales_f32"),
+        source!("linear/stored"),
         source!("linear/team"),
         source!("linear/trellis_decode"),
-        source!("linear/trellis_finish"),
         source!("linear/trellis_gemv"),
         source!("linear/trellis_matmul"),
-        source!("linear/trellis_rotate"),
         source!("linear/two_halves"),
         source!("linear/weights_bf16"),
         source!("linear/weights_byte"),
@@ -74,19 +82,29 @@ pub(crate) const FAMILY: Family = Family {
             specializations: trellis_matmul,
         },
         Kernel {
-            name: TrellisFinish::SOURCE,
+            name: MatmulOutputs::SOURCE,
             hot: false,
-            specializations: trellis_finish,
+            specializations: matmul_outputs,
         },
         Kernel {
-            name: TrellisRotate::SOURCE,
+            name: MatmulInputs::SOURCE,
             hot: false,
-            specializations: trellis_rotate,
+            specializations: matmul_inputs,
         },
         Kernel {
             name: RowsGemv::SOURCE,
             hot: false,
             specializations: rows_gemv,
+        },
+        Kernel {
+            name: RowsMatmul::SOURCE,
+            hot: true,
+            specializations: rows_matmul,
+        },
+        Kernel {
+            name: RowsDecode::SOURCE,
+            hot: false,
+            specializations: rows_decode,
         },
         Kernel {
             name: Arrange::SOURCE,
@@ -175,12 +193,38 @@ fn trellis_gemv() -> Vec<Specialization> {
     kernels.iter().map(TrellisGemv::specialization).collect()
 }
 
-/// Every form of weights and of scales, every route.
-fn rows_gemv() -> Vec<Specialization> {
-    let first = RowsGemv {
+/// Every form of weights and of scales.
+fn formats() -> Vec<Format> {
+    let first = Format {
         weights: Weights::Int4,
         scales: Scales::F16,
         group: 128,
+    };
+    let mut formats = vec![first];
+    for weights in [Weights::F32, Weights::F16, Weights::Bf16] {
+        formats.push(Format {
+            weights,
+            scales: Scales::None,
+            ..first
+        });
+    }
+    for weights in [Weights::Int2, Weights::Int3, Weights::Int8, Weights::E2m1] {
+        formats.push(Format { weights, ..first });
+    }
+    for scales in [Scales::F32, Scales::Bf16, Scales::E4m3, Scales::E8m0] {
+        formats.push(Format {
+            scales,
+            group: 16,
+            ..first
+        });
+    }
+    formats
+}
+
+/// Every format, every route.
+fn rows_gemv() -> Vec<Specialization> {
+    let of = |format| RowsGemv {
+        format,
         rows: 1,
         teams: 4,
         outputs: 1,
@@ -188,8 +232,9 @@ fn rows_gemv() -> Vec<Specialization> {
         residual: false,
         exchange: Exchange::Subgroup,
     };
-    let mut kernels = vec![
-        first,
+    let mut kernels: Vec<_> = formats().into_iter().map(of).collect();
+    let first = kernels[0];
+    kernels.extend([
         RowsGemv {
             route: Route::Picked,
             outputs: 2,
@@ -206,25 +251,41 @@ fn rows_gemv() -> Vec<Specialization> {
             residual: true,
             ..first
         },
-    ];
-    for weights in [Weights::F32, Weights::F16, Weights::Bf16] {
-        kernels.push(RowsGemv {
-            weights,
-            scales: Scales::None,
-            ..first
-        });
-    }
-    for weights in [Weights::Int2, Weights::Int3, Weights::Int8, Weights::E2m1] {
-        kernels.push(RowsGemv { weights, ..first });
-    }
-    for scales in [Scales::F32, Scales::Bf16, Scales::E4m3, Scales::E8m0] {
-        kernels.push(RowsGemv {
-            scales,
-            group: 16,
-            ..first
-        });
-    }
+    ]);
     kernels.iter().map(RowsGemv::specialization).collect()
+}
+
+/// Every format; those routes that many rows take.
+fn rows_matmul() -> Vec<Specialization> {
+    let of = |format| RowsMatmul {
+        format,
+        outputs: 1,
+        route: Route::All,
+        residual: false,
+    };
+    let mut kernels: Vec<_> = formats().into_iter().map(of).collect();
+    let first = kernels[0];
+    kernels.extend([
+        RowsMatmul {
+            route: Route::Grouped,
+            outputs: 2,
+            ..first
+        },
+        RowsMatmul {
+            residual: true,
+            ..first
+        },
+    ]);
+    kernels.iter().map(RowsMatmul::specialization).collect()
+}
+
+/// Every format that is not of plain numbers, both routes.
+fn rows_decode() -> Vec<Specialization> {
+    let grouped = |format: &Format| format.scales != Scales::None;
+    let formats = formats().into_iter().filter(grouped);
+    let routes = [Route::All, Route::Grouped];
+    let kernels = formats.flat_map(|format| routes.map(|route| RowsDecode { format, route }));
+    kernels.map(|kernel| kernel.specialization()).collect()
 }
 
 fn arrange() -> Vec<Specialization> {
@@ -311,39 +372,47 @@ fn trellis_matmul() -> Vec<Specialization> {
     kernels.iter().map(TrellisMatmul::specialization).collect()
 }
 
-fn trellis_finish() -> Vec<Specialization> {
-    let first = TrellisFinish {
+fn matmul_outputs() -> Vec<Specialization> {
+    let first = MatmulOutputs {
         rows: 64,
+        teams: 8,
         route: Route::Grouped,
         residual: false,
-        teams: 8,
-        exchange: Exchange::Subgroup,
+        basis: Basis::Rotated(Exchange::Subgroup),
     };
-    let second = TrellisFinish {
+    let second = MatmulOutputs {
         route: Route::All,
         residual: true,
-        exchange: Exchange::Workgroup,
+        basis: Basis::Rotated(Exchange::Workgroup),
         ..first
     };
-    [first, second]
+    let third = MatmulOutputs {
+        basis: Basis::Plain,
+        ..second
+    };
+    [first, second, third]
         .map(|kernel| kernel.specialization())
         .to_vec()
 }
 
-fn trellis_rotate() -> Vec<Specialization> {
-    let first = TrellisRotate {
+fn matmul_inputs() -> Vec<Specialization> {
+    let first = MatmulInputs {
         rows: 64,
         teams: 8,
         route: Route::All,
-        exchange: Exchange::Subgroup,
+        basis: Basis::Rotated(Exchange::Subgroup),
     };
     let kernels = [
         first,
-        TrellisRotate {
+        MatmulInputs {
             route: Route::Grouped,
-            exchange: Exchange::Workgroup,
+            basis: Basis::Rotated(Exchange::Workgroup),
+            ..first
+        },
+        MatmulInputs {
+            basis: Basis::Plain,
             ..first
         },
     ];
-    kernels.iter().map(TrellisRotate::specialization).collect()
+    kernels.iter().map(MatmulInputs::specialization).collect()
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{COMPONENTS, Codebook, four, halves, state, straddling, unscaled};
 use crate::Specialization;
-use crate::linear::{Exchange, Route, bindings, declare, lines, store};
+use crate::linear::{Route, declare, lines};
 use crate::matmul::Matmul;
 
 /// A kernel `linear/trellis_decode`.
@@ -35,34 +35,6 @@ pub struct TrellisMatmul {
     pub route: Route,
 }
 
-/// A kernel `linear/trellis_rotate`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TrellisRotate {
-    /// Rows of a group: those of a workgroup of the product.
-    pub rows: usize,
-    /// Teams of 32 lanes, dividing `rows`.
-    pub teams: usize,
-    /// Which rows meet which expert.
-    pub route: Route,
-    /// How teams exchange.
-    pub exchange: Exchange,
-}
-
-/// A kernel `linear/trellis_finish`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TrellisFinish {
-    /// Rows of a group: those of a workgroup of the product.
-    pub rows: usize,
-    /// Which rows meet which expert.
-    pub route: Route,
-    /// Whether a residual is added.
-    pub residual: bool,
-    /// Teams of 32 lanes, dividing `rows`.
-    pub teams: usize,
-    /// How teams exchange.
-    pub exchange: Exchange,
-}
-
 impl TrellisDecode {
     /// The kernel's source.
     pub const SOURCE: &str = "linear/trellis_decode";
@@ -72,7 +44,6 @@ impl TrellisDecode {
         let mut buffers = vec![("weights", "read", "u32"), ("codes", "read", "vec4<u32>")];
         buffers.extend(self.route.picks());
         buffers.push(("out0", "read_write", "vec4<u32>"));
-        let skip = "if picks[expert] == picks[expert + 1u] {\nreturn;\n}";
         Specialization::new([
             ("TEAMS", self.teams.to_string()),
             ("LANES", (32 * self.teams).to_string()),
@@ -80,13 +51,7 @@ impl TrellisDecode {
             ("ROUTE", self.route.name().to_owned()),
             ("PAIR_FOURS", (32 * self.bits).to_string()),
             ("BINDINGS", declare(&buffers)),
-            (
-                "SKIP",
-                match self.route {
-                    Route::Grouped => skip.to_owned(),
-                    _ => String::new(),
-                },
-            ),
+            ("SKIP", self.route.skip().to_owned()),
             ("DECODE", self.decode()),
         ])
     }
@@ -287,45 +252,4 @@ impl TrellisMatmul {
     /// Fours of halves from a decoded column to the next in workgroup memory: two more than there are, so that the eight columns that
     /// are written or read at a time lie in different banks, and each begins where sixteen bytes can be read at once.
     const PITCH: usize = 6;
-}
-
-impl TrellisRotate {
-    /// The kernel's source.
-    pub const SOURCE: &str = "linear/trellis_rotate";
-
-    /// The constants that make [`TrellisRotate::SOURCE`] this kernel.
-    pub fn specialization(&self) -> Specialization {
-        let mut buffers = vec![("weights", "read", "u32"), ("x", "read", "f32")];
-        buffers.extend(self.route.picks());
-        buffers.push(("out0", "read_write", "vec2<u32>"));
-        Specialization::new([
-            ("ROWS", self.rows.to_string()),
-            ("TEAMS", self.teams.to_string()),
-            ("LANES", (32 * self.teams).to_string()),
-            ("ROUTE", self.route.name().to_owned()),
-            ("EXCHANGE", self.exchange.name().to_owned()),
-            ("BINDINGS", declare(&buffers)),
-        ])
-    }
-}
-
-impl TrellisFinish {
-    /// The kernel's source.
-    pub const SOURCE: &str = "linear/trellis_finish";
-
-    /// The constants that make [`TrellisFinish::SOURCE`] this kernel.
-    pub fn specialization(&self) -> Specialization {
-        Specialization::new([
-            ("ROWS", self.rows.to_string()),
-            ("ROUTE", self.route.name().to_owned()),
-            ("TEAMS", self.teams.to_string()),
-            ("LANES", (32 * self.teams).to_string()),
-            ("EXCHANGE", self.exchange.name().to_owned()),
-            (
-                "BINDINGS",
-                bindings(&["weights"], self.route, self.residual, 1, &[]),
-            ),
-            ("STORE", store(self.residual, 1)),
-        ])
-    }
 }

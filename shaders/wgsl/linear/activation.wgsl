@@ -1,10 +1,7 @@
 // How lanes read what they prepare.
 
 //!use linear/gated
-
-fn halves(first: u32, second: u32) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(weights[first]), unpack2x16float(weights[second]));
-}
+//!use linear/halves
 
 // What four values of the input are made of, as it was read.
 struct Asked {

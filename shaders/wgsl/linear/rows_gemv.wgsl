@@ -9,46 +9,13 @@
 
 //!use linear/params
 //!use linear/team
-
-struct Store {
-    codes: u32,
-    scales: u32,
-    zeros: u32,
-    factor: f32,
-}
-
-struct Eight {
-    low: vec4<f32>,
-    high: vec4<f32>,
-}
-
-//!use linear/weights_{{WEIGHTS}}
+//!use linear/stored
 
 {{BINDINGS}}
 
 {{STORE}}
 
-
-// Eight values of x, zero beyond its width.
-fn activations(row: u32, chunk: u32) -> Eight {
-    let start = row * p.width + 8u * chunk;
-    if 8u * chunk + 7u < p.width {
-        return Eight(
-            vec4<f32>(x[start], x[start + 1u], x[start + 2u], x[start + 3u]),
-            vec4<f32>(x[start + 4u], x[start + 5u], x[start + 6u], x[start + 7u]),
-        );
-    }
-    var values = Eight();
-    for (var i = 0u; i < 4u; i += 1u) {
-        if 8u * chunk + i < p.width {
-            values.low[i] = x[start + i];
-        }
-        if 8u * chunk + 4u + i < p.width {
-            values.high[i] = x[start + 4u + i];
-        }
-    }
-    return values;
-}
+//!use linear/inputs
 
 @compute @workgroup_size({{LANES}})
 fn main(
@@ -63,12 +30,7 @@ fn main(
     let lane = at & 31u;
     let outputs = weights[place.header + 5u];
     let output = 4u * ({{TEAMS}}u * place.block + (at >> 5u));
-    let store_of = Store(
-        weights[place.header + 1u],
-        weights[place.header + 3u],
-        weights[place.header + 6u],
-        bitcast<f32>(weights[place.header + 7u]),
-    );
+    let store_of = stored(place.header);
     var sums: array<vec4<f32>, {{ROWS}}>;
     for (var r = 0u; r < ROWS; r += 1u) {
         sums[r] = vec4<f32>();

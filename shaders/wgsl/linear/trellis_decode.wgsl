@@ -1,4 +1,4 @@
-// Trellis-coded matrices as linear/matmul reads them: f16, exactly as the format says, inputs in the order of linear/trellis_rotate.
+// Trellis-coded matrices as linear/matmul reads them: f16, exactly as the format says, inputs in the order of linear/matmul_inputs.
 //
 // bindings   weights: u32; codes: the same in fours; with ROUTE=grouped, picks: u32, of which experts without rows are not decoded;
 //            out0: f16 `[experts, column blocks, inputs / 16, 8 tiles, 16 columns, 16 inputs]`, in eights

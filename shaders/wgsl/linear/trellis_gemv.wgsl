@@ -36,7 +36,7 @@ var<workgroup> scales: array<Scales, {{JOBS}}>;
 var<workgroup> sums: array<vec4<f32>, {{SUM_ROWS}} * {{LANES}}>;
 
 //!use linear/activation
-//!use linear/finish
+//!use linear/finish_rotated
 
 {{GATHER}}
 

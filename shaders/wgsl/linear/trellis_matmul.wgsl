@@ -6,7 +6,7 @@
 // memory of another type.
 //
 // bindings   weights: u32; codes: the same in fours; x: f16 `[groups, inputs / 16, ROWS / 16, 16 rows, 16 inputs]`, in
-//            fours, of linear/trellis_rotate; picks (linear/route_…); out0: f32 `[splits, ROWS groups, 128 column blocks]`
+//            fours, of linear/matmul_inputs; picks (linear/route_…); out0: f32 `[splits, ROWS groups, 128 column blocks]`
 // grid       x: column blocks; y: splits; z: groups of rows
 // constants  ROUTE; ROWS: a multiple of 16, up to 64; TEAMS: 4 or 8, LANES = 32 TEAMS, COLUMNS = 8 / TEAMS; PITCH: fours from a
 //            decoded column to the next, FOURS: all of them; PAIR_FOURS: 32 K; the rest is text from `trellis/whole.rs`

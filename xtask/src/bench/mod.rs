@@ -34,6 +34,8 @@ enum What {
     Linear,
     /// The stages of MR-GPTQ: milliseconds, and error of the layer
     Gptq,
+    /// A block of full size, quantized on CPU or GPU: seconds by stage, and hours of the model
+    Layer,
     /// A random model, small or of full size, on CPU or GPU: prefill, ms per token, memory, profile by kernel
     Decode,
     /// KL divergence of rates by sensitivity against rates by position, on three small models
@@ -53,6 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         What::Encode => ("bench", Some("encode")),
         What::Linear => ("bench", Some("linear")),
         What::Gptq => ("bench", Some("gptq")),
+        What::Layer => ("bench", Some("layer")),
         What::Decode => ("bench", Some("decode")),
         What::Allocation => ("allocation", None),
         What::Quality => ("quality", None),

@@ -5,6 +5,7 @@ mod decode;
 mod device;
 mod encode;
 mod gptq;
+mod layer;
 mod linear;
 mod report;
 mod suite;
@@ -35,6 +36,8 @@ enum What {
     Linear(linear::Args),
     /// The stages of MR-GPTQ: milliseconds, and error of the layer
     Gptq(gptq::Args),
+    /// A block of full size: calibrated, encoded and written, seconds by stage, and hours that a model of such blocks takes
+    Layer(layer::Args),
     /// A random model: prefill and decode, ms per token, memory, profile by kernel
     Decode(decode::Args),
     /// All of these, one after the other, and a report of them
@@ -48,6 +51,7 @@ enum What {
 enum Storage {
     Trellis,
     Grouped(Format),
+    Bf16,
 }
 
 impl FromStr for Storage {
@@ -56,6 +60,7 @@ impl FromStr for Storage {
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name {
             "trellis" => Ok(Storage::Trellis),
+            "bf16" => Ok(Storage::Bf16),
             format => Ok(Storage::Grouped(format.parse()?)),
         }
     }
@@ -66,6 +71,7 @@ impl fmt::Display for Storage {
         match self {
             Storage::Trellis => f.pad("trellis"),
             Storage::Grouped(format) => format.fmt(f),
+            Storage::Bf16 => f.pad("bf16"),
         }
     }
 }
@@ -123,6 +129,7 @@ impl What {
             What::Encode(args) => encode::run(args)?,
             What::Linear(args) => linear::run(args)?,
             What::Gptq(args) => gptq::run(args)?,
+            What::Layer(args) => layer::run(args)?,
             What::Decode(args) => decode::run(args)?,
             What::Suite(args) => {
                 suite::run(args)?;

@@ -154,12 +154,16 @@ pub fn watched_experts_gather_their_tokens<B: Quantization>(
         let routing = Routing::softmax(2, true);
         let routed = Routed::new(Storage::Bf16, count, routing)?;
         let mut experts = routed.load(backend)?;
-        let moments = |width: usize| -> Result<Vec<B::Moments>, Failure> {
+        // Some experts are left out, at other places of inputs than of downs.
+        let moments = |width: usize, without: usize| -> Result<Vec<Option<B::Moments>>, Failure> {
             (0..count)
-                .map(|_| Ok(backend.new_moments(width)?))
+                .map(|expert| match expert % 5 == without {
+                    true => Ok(None),
+                    false => Ok(Some(backend.new_moments(width)?)),
+                })
                 .collect()
         };
-        let (inputs, downs) = (moments(routed.width)?, moments(routed.intermediate)?);
+        let (inputs, downs) = (moments(routed.width, 1)?, moments(routed.intermediate, 3)?);
         backend.watch_experts(&mut experts, &inputs, &downs, weighting)?;
         let x = Noise::new(43).values(9 * routed.width);
         routed.run(backend, &x, &experts)?;
@@ -179,10 +183,11 @@ pub fn watched_experts_gather_their_tokens<B: Quantization>(
             }
         }
         for (expert, [input, down]) in expected.iter().enumerate() {
-            let found = [&inputs[expert], &downs[expert]].map(|m| backend.take_moments(m));
+            let found = [&inputs[expert], &downs[expert]];
             for ((what, expected), found) in [("input", input), ("hidden", down)].iter().zip(found)
             {
-                let found = found?;
+                let Some(found) = found else { continue };
+                let found = backend.take_moments(found)?;
                 if expected.rows.is_empty() {
                     ensure(found.count() == 0.0, || {
                         format!("expert {expert} without tokens gathered some")

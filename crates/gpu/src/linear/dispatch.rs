@@ -11,8 +11,10 @@ use crate::{Context, Dispatch, Gpu, Slice, Tensor, Work};
 
 /// Linears that one kernel multiplies with: each has its output bound.
 const MAX_TOGETHER: usize = 3;
-/// Rows that share decoded weights.
+/// Rows that share decoded weights, where they are few: from more on, products of many rows pay.
 pub(super) const MAX_ROWS: usize = 16;
+/// Workgroups that keep a large device busy.
+pub(super) const BUSY: usize = 64;
 /// What is multiplied with what.
 #[derive(Clone, Copy)]
 pub(super) enum Rows<'a> {
@@ -193,6 +195,11 @@ impl Job<'_> {
         }
     }
 
+    /// Whether so many rows share a matrix, of `experts`, that a product of many rows is worth what it takes.
+    pub(super) fn are_many(&self, experts: usize) -> bool {
+        self.sharing(experts) > MAX_ROWS
+    }
+
     /// Rows that a workgroup multiplies at once, of `experts`.
     pub(super) fn rows_at_once(&self, experts: usize) -> usize {
         self.sharing(experts).next_power_of_two().min(MAX_ROWS)
@@ -282,7 +289,7 @@ impl Job<'_> {
         let mut slices = vec![weights.clone()];
         if matches!(
             kernel,
-            Kernel::Trellis(_) | Kernel::Decode(_) | Kernel::TrellisMatmul(_)
+            Kernel::Trellis(_) | Kernel::TrellisDecode(_) | Kernel::TrellisMatmul(_)
         ) {
             // Seen as words and as fours of them.
             slices.push(weights);
@@ -293,7 +300,7 @@ impl Job<'_> {
         slices.extend(other_inputs.iter().map(|&slice| slice.clone()));
         if matches!(
             kernel,
-            Kernel::Trellis(_) | Kernel::Finish(_) | Kernel::Rows(_)
+            Kernel::Trellis(_) | Kernel::Outputs(_) | Kernel::Rows(_) | Kernel::RowsMatmul(_)
         ) {
             slices.extend(self.residual.map(Tensor::slice));
         }

@@ -7,9 +7,9 @@ use half::f16;
 use treillage_shaders::{
     ComposeError,
     linear::{Exchange, Route},
-    matmul::Matmul,
-    rows::{Arrange, RowsGemv},
-    trellis::{TrellisDecode, TrellisFinish, TrellisGemv, TrellisMatmul, TrellisRotate},
+    matmul::{Matmul, MatmulInputs, MatmulOutputs},
+    rows::{Arrange, RowsDecode, RowsGemv, RowsMatmul},
+    trellis::{TrellisDecode, TrellisGemv, TrellisMatmul},
 };
 
 use super::dispatch::{Params, exchange};
@@ -19,12 +19,14 @@ use crate::{Context, Error, Gpu, Pipeline, Slice};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
     Trellis(TrellisGemv),
-    Decode(TrellisDecode),
-    Matmul(Matmul),
+    TrellisDecode(TrellisDecode),
     TrellisMatmul(TrellisMatmul),
-    Finish(TrellisFinish),
-    Rotate(TrellisRotate),
+    Inputs(MatmulInputs),
+    Matmul(Matmul),
+    Outputs(MatmulOutputs),
     Rows(RowsGemv),
+    RowsDecode(RowsDecode),
+    RowsMatmul(RowsMatmul),
     Arrange(Arrange),
 }
 
@@ -32,12 +34,14 @@ impl Kernel {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Kernel::Trellis(_) => TrellisGemv::SOURCE,
-            Kernel::Decode(_) => TrellisDecode::SOURCE,
-            Kernel::Matmul(_) => Matmul::SOURCE,
+            Kernel::TrellisDecode(_) => TrellisDecode::SOURCE,
             Kernel::TrellisMatmul(_) => TrellisMatmul::SOURCE,
-            Kernel::Finish(_) => TrellisFinish::SOURCE,
-            Kernel::Rotate(_) => TrellisRotate::SOURCE,
+            Kernel::Inputs(_) => MatmulInputs::SOURCE,
+            Kernel::Matmul(_) => Matmul::SOURCE,
+            Kernel::Outputs(_) => MatmulOutputs::SOURCE,
             Kernel::Rows(_) => RowsGemv::SOURCE,
+            Kernel::RowsDecode(_) => RowsDecode::SOURCE,
+            Kernel::RowsMatmul(_) => RowsMatmul::SOURCE,
             Kernel::Arrange(_) => Arrange::SOURCE,
         }
     }
@@ -45,12 +49,14 @@ impl Kernel {
     fn compose(&self) -> Result<String, ComposeError> {
         let specialization = match self {
             Kernel::Trellis(kernel) => kernel.specialization(),
-            Kernel::Decode(kernel) => kernel.specialization(),
-            Kernel::Matmul(kernel) => kernel.specialization(),
+            Kernel::TrellisDecode(kernel) => kernel.specialization(),
             Kernel::TrellisMatmul(kernel) => kernel.specialization(),
-            Kernel::Finish(kernel) => kernel.specialization(),
-            Kernel::Rotate(kernel) => kernel.specialization(),
+            Kernel::Inputs(kernel) => kernel.specialization(),
+            Kernel::Matmul(kernel) => kernel.specialization(),
+            Kernel::Outputs(kernel) => kernel.specialization(),
             Kernel::Rows(kernel) => kernel.specialization(),
+            Kernel::RowsDecode(kernel) => kernel.specialization(),
+            Kernel::RowsMatmul(kernel) => kernel.specialization(),
             Kernel::Arrange(kernel) => kernel.specialization(),
         };
         specialization.compose(self.name())

@@ -14,7 +14,8 @@ impl Kernel {
         let (rates, route, outputs, residual, rows) = match self {
             Kernel::Trellis(k) => (Some(k.rates), k.route, k.outputs, k.residual, k.rows),
             Kernel::Rows(k) => (None, k.route, k.outputs, k.residual, k.rows),
-            Kernel::Decode(k) => (Some(Rates::one(k.bits)), k.route, 1, false, 1),
+            Kernel::RowsMatmul(k) => (None, k.route, k.outputs, k.residual, 1),
+            Kernel::TrellisDecode(k) => (Some(Rates::one(k.bits)), k.route, 1, false, 1),
             Kernel::TrellisMatmul(k) => (Some(Rates::one(k.bits)), k.route, 1, false, k.rows),
             Kernel::Matmul(k) => (None, k.route, 1, false, 1),
             _ => return label,

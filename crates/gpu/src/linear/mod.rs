@@ -12,6 +12,7 @@
 mod dispatch;
 mod kernels;
 mod label;
+mod matmul;
 mod rows;
 mod store;
 mod trellis;

@@ -35,10 +35,7 @@ pub(super) enum Kind {
         codebook: trellis::Codebook,
     },
     Rows {
-        weights: rows::Weights,
-        scales: rows::Scales,
-        /// Weights that share a scale.
-        group: usize,
+        format: rows::Format,
         zeros: bool,
         ordered: bool,
         /// Inputs that are rotated together, 1 for none.
@@ -75,19 +72,17 @@ impl Kind {
         let word = match self {
             Kind::Trellis { bits, codebook } => 1 << 31 | bits << 4 | codebook as usize,
             Kind::Rows {
-                weights,
-                scales,
-                group,
+                format,
                 zeros,
                 ordered,
                 rotation,
             } => {
-                group << 15
+                format.group << 15
                     | (rotation.ilog2() as usize) << 10
                     | usize::from(zeros) << 9
                     | usize::from(ordered) << 8
-                    | (weights as usize) << 4
-                    | scales as usize
+                    | (format.weights as usize) << 4
+                    | format.scales as usize
             }
         };
         word as u32
@@ -104,18 +99,19 @@ impl Kind {
     }
 
     /// Bytes that the weights of a linear of this kind take, scales apart.
-    fn bytes(self, shape: LinearShape) -> u64 {
+    pub(super) fn bytes(self, shape: LinearShape) -> u64 {
         match self {
             Kind::Trellis { bits, .. } => (shape.weights() * bits / 8) as u64,
-            Kind::Rows { weights, .. } => {
-                (shape.out_features * chunks(shape.in_features) * weights.words() * 4) as u64
+            Kind::Rows { format, .. } => {
+                let words = chunks(shape.in_features) * format.weights.words();
+                (shape.out_features * words * 4) as u64
             }
         }
     }
 }
 
 /// Groups of eight inputs.
-fn chunks(inputs: usize) -> usize {
+pub(super) fn chunks(inputs: usize) -> usize {
     inputs.div_ceil(8)
 }
 
@@ -157,13 +153,15 @@ impl<'a> Source<'a> {
             },
             Self::Grouped(_, kind) => *kind,
             Self::Dense(weight, _) => Kind::Rows {
-                weights: match weight.data() {
-                    DenseData::F32(_) => rows::Weights::F32,
-                    DenseData::F16(_) => rows::Weights::F16,
-                    DenseData::Bf16(_) => rows::Weights::Bf16,
+                format: rows::Format {
+                    weights: match weight.data() {
+                        DenseData::F32(_) => rows::Weights::F32,
+                        DenseData::F16(_) => rows::Weights::F16,
+                        DenseData::Bf16(_) => rows::Weights::Bf16,
+                    },
+                    scales: rows::Scales::None,
+                    group: 1,
                 },
-                scales: rows::Scales::None,
-                group: 1,
                 zeros: false,
                 ordered: false,
                 rotation: 1,
@@ -283,22 +281,24 @@ fn grouped_kind(grouped: &GroupedLinear) -> Option<Kind> {
     let whole = parts.group.is_multiple_of(8) && parts.in_features.is_multiple_of(8);
     // What fits into a kind's code.
     (whole && parts.group < 1 << 16).then(|| Kind::Rows {
-        weights: match parts.element {
-            Element::E2m1 => rows::Weights::E2m1,
-            Element::Int(IntBits::Eight) => rows::Weights::Int8,
-            // Narrower codes are nibbles too; their middle is made explicit.
-            Element::Int(IntBits::Four) => rows::Weights::Int4,
-            Element::Int(IntBits::Three) => rows::Weights::Int3,
-            Element::Int(IntBits::Two) => rows::Weights::Int2,
+        format: rows::Format {
+            weights: match parts.element {
+                Element::E2m1 => rows::Weights::E2m1,
+                Element::Int(IntBits::Eight) => rows::Weights::Int8,
+                // Narrower codes are nibbles too; their middle is made explicit.
+                Element::Int(IntBits::Four) => rows::Weights::Int4,
+                Element::Int(IntBits::Three) => rows::Weights::Int3,
+                Element::Int(IntBits::Two) => rows::Weights::Int2,
+            },
+            scales: match parts.scales {
+                Scales::F16(_) => rows::Scales::F16,
+                Scales::Bf16(_) => rows::Scales::Bf16,
+                Scales::F32(_) => rows::Scales::F32,
+                Scales::E4m3 { .. } => rows::Scales::E4m3,
+                Scales::E8m0 { .. } => rows::Scales::E8m0,
+            },
+            group: parts.group,
         },
-        scales: match parts.scales {
-            Scales::F16(_) => rows::Scales::F16,
-            Scales::Bf16(_) => rows::Scales::Bf16,
-            Scales::F32(_) => rows::Scales::F32,
-            Scales::E4m3 { .. } => rows::Scales::E4m3,
-            Scales::E8m0 { .. } => rows::Scales::E8m0,
-        },
-        group: parts.group,
         zeros: parts.zeros.is_some(),
         ordered: parts.order.is_some(),
         rotation: match parts.rotation {

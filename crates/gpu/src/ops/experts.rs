@@ -94,8 +94,8 @@ impl Experts {
     pub(crate) fn watch(
         &mut self,
         context: &Context,
-        inputs: &[Moments],
-        downs: &[Moments],
+        inputs: &[Option<Moments>],
+        downs: &[Option<Moments>],
         weighting: RouteWeighting,
     ) -> Result<(), Error> {
         let LinearShape {
@@ -104,7 +104,7 @@ impl Experts {
         } = self.shape;
         for (moments, width) in [(inputs, in_features), (downs, out_features)] {
             Error::check_shape("moments of experts", self.count, moments.len())?;
-            for moments in moments {
+            for moments in moments.iter().flatten() {
                 Error::check_shape("width of moments", width, moments.width())?;
             }
         }

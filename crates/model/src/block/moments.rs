@@ -12,7 +12,7 @@ pub struct BlockMoments<M> {
 }
 
 impl<M> BlockMoments<M> {
-    /// The moments of `input`; `None` if the block has no such input.
+    /// The moments of `input`; `None` if the block has no such input, or it was not wanted.
     pub fn get(&self, input: Input) -> Option<&M> {
         self.by_input.get(&input)
     }
@@ -26,8 +26,8 @@ impl<M> BlockMoments<M> {
 }
 
 impl<B: Quantization> Block<B> {
-    /// From now on [`forward`](Block::forward) also gathers the second moment of what each linear reads; `weighting`
-    /// says how much a token counts for the experts it is routed to.
+    /// From now on [`forward`](Block::forward) also gathers the second moment of each input of linears that `wants` says;
+    /// `weighting` says how much a token counts for the experts it is routed to.
     ///
     /// # Errors
     /// If the backend fails.
@@ -35,9 +35,11 @@ impl<B: Quantization> Block<B> {
         &mut self,
         backend: &B,
         weighting: RouteWeighting,
+        wants: &dyn Fn(Input) -> bool,
     ) -> Result<BlockMoments<B::Moments>, Error> {
         let mut watcher = Watcher {
             backend,
+            wants,
             by_input: BTreeMap::new(),
         };
         let hidden = self.feed_forward.hidden;
@@ -52,8 +54,9 @@ impl<B: Quantization> Block<B> {
                 let (inner, query_rank) = (latent.inner(), latent.query_rank);
                 watcher.linear(&mut latent.query_down, Input::Attention, hidden)?;
                 watcher.linear(&mut latent.query_up, Input::QueryLatent, query_rank)?;
-                let moments = watcher.moments(Input::Latent, latent.spec.rank)?;
-                backend.watch_expansion(&mut latent.expansion, &moments)?;
+                if let Some(moments) = watcher.moments(Input::Latent, latent.spec.rank)? {
+                    backend.watch_expansion(&mut latent.expansion, &moments)?;
+                }
                 watcher.linear(&mut latent.output, Input::AttentionOutput, inner)?;
             }
             Mixer::Delta(net) => {
@@ -72,7 +75,10 @@ impl<B: Quantization> Block<B> {
                 let inputs = watcher.experts(moe.count, Input::Expert, hidden)?;
                 let inner = moe.shape.out_features;
                 let downs = watcher.experts(moe.count, Input::ExpertDown, inner)?;
-                backend.watch_experts(&mut moe.experts, &inputs, &downs, weighting)?;
+                // Rows that experts are watched for go another way.
+                if inputs.iter().chain(&downs).any(Option::is_some) {
+                    backend.watch_experts(&mut moe.experts, &inputs, &downs, weighting)?;
+                }
                 if let Some(shared) = &mut moe.shared {
                     let inner = shared.mlp.inner;
                     watcher.linear(&mut shared.mlp.network.down, Input::SharedDown, inner)?;
@@ -85,22 +91,28 @@ impl<B: Quantization> Block<B> {
     }
 }
 
-/// Makes moments, one for each input.
+/// Makes moments, one for each input that is wanted.
 struct Watcher<'a, B: Quantization> {
     backend: &'a B,
+    wants: &'a dyn Fn(Input) -> bool,
     by_input: BTreeMap<Input, B::Moments>,
 }
 
 impl<B: Quantization> Watcher<'_, B> {
-    fn moments(&mut self, input: Input, width: usize) -> Result<B::Moments, Error> {
+    fn moments(&mut self, input: Input, width: usize) -> Result<Option<B::Moments>, Error> {
+        if !(self.wants)(input) {
+            return Ok(None);
+        }
         let moments = self.backend.new_moments(width)?;
         self.by_input.insert(input, moments.clone());
-        Ok(moments)
+        Ok(Some(moments))
     }
 
     fn linear(&mut self, linear: &mut B::Linear, input: Input, width: usize) -> Result<(), Error> {
-        let moments = self.moments(input, width)?;
-        Ok(self.backend.watch(linear, &moments)?)
+        if let Some(moments) = self.moments(input, width)? {
+            self.backend.watch(linear, &moments)?;
+        }
+        Ok(())
     }
 
     fn experts(
@@ -108,7 +120,7 @@ impl<B: Quantization> Watcher<'_, B> {
         count: usize,
         input: fn(usize) -> Input,
         width: usize,
-    ) -> Result<Vec<B::Moments>, Error> {
+    ) -> Result<Vec<Option<B::Moments>>, Error> {
         (0..count).map(|e| self.moments(input(e), width)).collect()
     }
 }

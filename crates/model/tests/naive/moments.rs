@@ -20,7 +20,7 @@ fn watched_steps_gather_the_naive_moments() {
             .unwrap();
         for (block_plan, trace) in plan(config).blocks.iter().zip(&trace) {
             let mut block = Block::load(&backend, &checkpoint, config, block_plan.index).unwrap();
-            let moments = block.watch(&backend, weighting).unwrap();
+            let moments = block.watch(&backend, weighting, &|_| true).unwrap();
             let mut cache = block.new_cache(&backend, IDS.len()).unwrap();
             x = block.forward(&backend, &x, &mut cache).unwrap();
             for linear in &block_plan.linears {

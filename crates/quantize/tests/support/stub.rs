@@ -232,8 +232,8 @@ impl Quantization for Stub {
     fn watch_experts(
         &self,
         experts: &mut Self::Experts,
-        inputs: &[Self::Moments],
-        downs: &[Self::Moments],
+        inputs: &[Option<Self::Moments>],
+        downs: &[Option<Self::Moments>],
         weighting: RouteWeighting,
     ) -> Result<()> {
         self.0.watch_experts(experts, inputs, downs, weighting)

@@ -48,14 +48,32 @@ pub(crate) struct Args {
     /// Seed of whatever is random, the signs of trellis-coded linears
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Most memory to take, of the host's and of the device's each, in GiB: where what is gathered of all experts of a block does
+    /// not fit, the calibration text goes through it several times. What that makes is the same [default: as much as it takes]
+    #[arg(long, value_name = "GIB", value_parser = memory)]
+    memory: Option<u64>,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     stats: StatsArgs,
 }
 
+/// GiB to bytes.
+fn memory(text: &str) -> Result<u64, String> {
+    let gib = text.parse::<f64>().ok().filter(|gib| *gib > 0.0);
+    let bytes = gib.map(|gib| gib * f64::from(1 << 30));
+    let bytes = bytes.filter(|bytes| *bytes < u64::MAX as f64);
+    bytes.map_or_else(
+        || Err("expected a number of GiB".to_owned()),
+        |b| Ok(b as u64),
+    )
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let options = args.method.options(args.seed)?;
+    let options = Options {
+        memory: args.memory,
+        ..args.method.options(args.seed)?
+    };
     let tokenizer = Tokenizer::open(&args.source)?;
     let calib = if args.calib.is_empty() {
         vec![fixtures::checkout()?.join("fixtures/text/calib.txt")]

@@ -108,6 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
         Ok(match args.format {
             Storage::Trellis => Kind::Trellis(Bits::new(bits)?, args.codebook),
             Storage::Grouped(format) => Kind::Grouped(format),
+            Storage::Bf16 => Kind::Bf16,
         })
     };
     let weights = RandomModel::new(kind(args.bpw)?, kind(head_bits)?);
@@ -149,7 +150,7 @@ pub(crate) fn run(args: &Args) -> Result<Artifact> {
         print!("{}, {layers} layers, {tokens} tokens, ", args.preset.name);
         match args.format {
             Storage::Trellis => println!("{} bits, {spread}, head {head_bits}, {choice}", args.bpw),
-            Storage::Grouped(format) => println!("{format}, {choice}"),
+            format => println!("{format}, {choice}"),
         }
         let bench = Bench {
             args,

@@ -7,23 +7,14 @@ use treillage_benches::random::{self, Kind};
 use treillage_benches::{artifact::Artifact, timing::Timings};
 use treillage_cpu::{CpuBackend, Options};
 use treillage_gptq::{Format, IntBits};
-use treillage_trellis::{Bits, Codebook, SimdLevel};
+use treillage_trellis::{Codebook, SimdLevel};
 
-use super::Cases;
+use super::{Cases, bits, codebook};
 use crate::{ArithmeticChoice, Storage};
 
 #[derive(clap::Args)]
 #[group(id = "on-cpu")]
 pub(crate) struct Args {
-    /// trellis, int2, int3, int4, int8, nvfp4, mxfp4, fp4
-    #[arg(long, value_delimiter = ',', default_values_t = [
-        Storage::Trellis,
-        Storage::Grouped(Format::Int(IntBits::Four)),
-        Storage::Grouped(Format::Int(IntBits::Eight)),
-        Storage::Grouped(Format::NvFp4),
-        Storage::Grouped(Format::MxFp4),
-    ])]
-    formats: Vec<Storage>,
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Linears that are gone through in turn, so that their words come from memory and not from a cache
@@ -37,6 +28,13 @@ pub(crate) struct Args {
 /// What is measured unless something else is asked for.
 pub(super) fn usual() -> Cases {
     Cases {
+        formats: vec![
+            Storage::Trellis,
+            Storage::Grouped(Format::Int(IntBits::Four)),
+            Storage::Grouped(Format::Int(IntBits::Eight)),
+            Storage::Grouped(Format::NvFp4),
+            Storage::Grouped(Format::MxFp4),
+        ],
         bits: vec![2, 3, 4],
         codebooks: vec![Codebook::Mul1],
         shapes: vec!["2048x1536".to_owned()],
@@ -60,12 +58,9 @@ pub(super) fn run(args: &Args, cases: &Cases) -> Result<Artifact> {
     );
     for name in &cases.shapes {
         let shape = parse(name)?;
-        for (format, kind) in kinds(args, cases)? {
+        for (format, kind) in cases.kinds()? {
             let linears = linears(args, shape, kind)?;
-            let (bits, codebook) = match kind {
-                Kind::Trellis(bits, codebook) => (bits.get(), Some(codebook.name())),
-                Kind::Grouped(format) => (format.element().bits(), None),
-            };
+            let (bits, codebook) = (bits(kind), codebook(kind));
             for &choice in &cases.arithmetic {
                 for simd in SimdLevel::available() {
                     for &batch in &cases.batches {
@@ -99,24 +94,6 @@ pub(super) fn run(args: &Args, cases: &Cases) -> Result<Artifact> {
         }
     }
     Ok(artifact)
-}
-
-/// What is measured: trellis codes at every rate, the others as they are.
-fn kinds(args: &Args, cases: &Cases) -> Result<Vec<(Storage, Kind)>> {
-    let mut kinds = Vec::new();
-    for &format in &args.formats {
-        match format {
-            Storage::Grouped(grouped) => kinds.push((format, Kind::Grouped(grouped))),
-            Storage::Trellis => {
-                for &codebook in &cases.codebooks {
-                    for &bits in &cases.bits {
-                        kinds.push((format, Kind::Trellis(Bits::new(bits)?, codebook)));
-                    }
-                }
-            }
-        }
-    }
-    Ok(kinds)
 }
 
 /// `2048x1536`.

@@ -1,20 +1,22 @@
 //! On a GPU: microseconds, weights per second, share of what a copying kernel moves.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use treillage_backend::{Inference, LinearShape, LinearWeights};
-use treillage_benches::{artifact::Artifact, random};
+use treillage_benches::{
+    artifact::Artifact,
+    random::{self, Kind},
+};
 use treillage_cpu::{Arithmetic, CpuBackend};
 use treillage_gpu::linear::{ExpertRows, Linear, project, project_experts, uses_matrices};
 use treillage_gpu::{Adapters, Context, Gpu, Options, Tensor};
-use treillage_trellis::{Bits, Codebook};
+use treillage_trellis::Codebook;
 
-use super::Cases;
-use crate::ArithmeticChoice;
+use super::{Cases, bits, codebook};
 use crate::device::copy_bandwidth;
+use crate::{ArithmeticChoice, Storage};
 
 #[derive(clap::Args)]
 #[group(id = "on-gpu")]
@@ -44,6 +46,7 @@ pub(super) fn usual() -> Cases {
         "2048x151936",
     ];
     Cases {
+        formats: vec![Storage::Trellis],
         bits: vec![3],
         codebooks: vec![Codebook::Mul1],
         shapes: SHAPES.map(str::to_owned).to_vec(),
@@ -82,20 +85,21 @@ pub(super) fn run(args: &Args, index: usize, cases: &Cases) -> Result<Artifact> 
         }),
     );
     println!(
-        "bits  codebook  shape         arithmetic  batch        us  Gweights/s   GB/s  of copies  TFLOP/s  error"
+        "format   bits  codebook  shape         arithmetic  batch        us  Gweights/s   GB/s  of copies  TFLOP/s  error"
     );
     for &choice in &cases.arithmetic {
         let gpu = open(choice)?;
         for name in &cases.shapes {
             let shape = Shape::parse(name)?;
-            for (&bits, &codebook) in iproduct(&cases.bits, &cases.codebooks) {
-                let subject = Subject::new(&gpu, args, shape, Bits::new(bits)?, codebook)?;
+            for (format, kind) in cases.kinds()? {
+                let (bits, codebook) = (bits(kind), codebook(kind));
+                let subject = Subject::new(&gpu, args, shape, kind)?;
                 for &batch in &cases.batches {
                     let measured = subject.measure(args, batch)?;
-                    let speed = Speed::new(shape, bits, batch, measured.seconds);
-                    let codebook = codebook.name();
+                    let speed = Speed::new(shape, kind, batch, measured.seconds);
                     println!(
-                        "{bits:>4}  {codebook:<8}  {name:<12}  {choice:<10}  {batch:>5}  {:>8.2}  {:>10.1}  {:>5.0}  {:>8.1}%  {:>7.1}  {}",
+                        "{format:<7}  {bits:>4}  {:<8}  {name:<12}  {choice:<10}  {batch:>5}  {:>8.2}  {:>10.1}  {:>5.0}  {:>8.1}%  {:>7.1}  {}",
+                        codebook.unwrap_or_default(),
                         measured.seconds * 1e6,
                         speed.weights / 1e9,
                         speed.bytes / 1e9,
@@ -106,6 +110,7 @@ pub(super) fn run(args: &Args, index: usize, cases: &Cases) -> Result<Artifact> 
                             .map_or_else(String::new, |e| format!("{e:.1e}")),
                     );
                     artifact.push(json!({
+                        "format": format.to_string(),
                         "shape": name,
                         "bits": bits,
                         "codebook": codebook,
@@ -124,11 +129,6 @@ pub(super) fn run(args: &Args, index: usize, cases: &Cases) -> Result<Artifact> 
     Ok(artifact)
 }
 
-/// Each of one with each of the other.
-fn iproduct<'a, A, B>(a: &'a [A], b: &'a [B]) -> impl Iterator<Item = (&'a A, &'a B)> {
-    a.iter().flat_map(move |a| b.iter().map(move |b| (a, b)))
-}
-
 /// What is done a second.
 struct Speed {
     /// Weights that are read.
@@ -138,7 +138,7 @@ struct Speed {
 }
 
 impl Speed {
-    fn new(shape: Shape, bits: usize, batch: usize, seconds: f64) -> Self {
+    fn new(shape: Shape, kind: Kind, batch: usize, seconds: f64) -> Self {
         let weights = (shape.experts.unwrap_or(1) * shape.linear.weights()) as f64;
         let read = match shape.experts {
             // Each row reads its own experts.
@@ -147,7 +147,7 @@ impl Speed {
         };
         Self {
             weights: read / seconds,
-            bytes: read * bits as f64 / 8.0 / seconds,
+            bytes: read * kind.bits_per_weight() / 8.0 / seconds,
             operations: 2.0 * weights * batch as f64 / seconds,
         }
     }
@@ -202,13 +202,13 @@ struct Measured {
 }
 
 impl Subject {
-    fn new(gpu: &Gpu, args: &Args, shape: Shape, bits: Bits, codebook: Codebook) -> Result<Self> {
+    fn new(gpu: &Gpu, args: &Args, shape: Shape, kind: Kind) -> Result<Self> {
         let context = Context::new(gpu);
-        let packed = random::packed_linear(&mut random::rng(1), shape.linear, bits, codebook)?;
+        let weights = random::linear(&mut random::rng(1), shape.linear, kind)?;
+        let bytes = shape.linear.weights() as f64 * kind.bits_per_weight() / 8.0;
         let at_once = shape.experts.unwrap_or(1);
-        let copies = (args.megabytes << 20).div_ceil(packed.byte_len()).max(2);
+        let copies = (args.megabytes << 20).div_ceil(bytes as usize).max(2);
         let copies = copies.next_multiple_of(at_once);
-        let weights = LinearWeights::Trellis(Arc::new(packed));
         let linears = match shape.experts {
             Some(_) => vec![Linear::stack(
                 &context,

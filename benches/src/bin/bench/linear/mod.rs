@@ -4,17 +4,20 @@ mod cpu;
 mod gpu;
 
 use anyhow::Result;
-use treillage_benches::artifact::Artifact;
-use treillage_trellis::Codebook;
+use treillage_benches::{artifact::Artifact, random::Kind};
+use treillage_trellis::{Bits, Codebook};
 
-use crate::ArithmeticChoice;
 use crate::device::Device;
+use crate::{ArithmeticChoice, Storage};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What multiplies: cpu, gpu, or gpu:N as `treillage devices` numbers them
     #[arg(long, default_value = "cpu")]
     device: Device,
+    /// trellis, int2, int3, int4, int8, nvfp4, mxfp4, fp4, bf16; by default trellis, on a CPU also int4, int8, nvfp4 and mxfp4
+    #[arg(long, value_delimiter = ',')]
+    formats: Vec<Storage>,
     /// Bits per weight of trellis codes; by default 2, 3, 4 on a CPU, 3 on a GPU
     #[arg(long, value_delimiter = ',')]
     bits: Vec<usize>,
@@ -39,6 +42,7 @@ pub(crate) struct Args {
 
 /// What is measured, one with another.
 struct Cases {
+    formats: Vec<Storage>,
     bits: Vec<usize>,
     codebooks: Vec<Codebook>,
     shapes: Vec<String>,
@@ -56,12 +60,48 @@ impl Cases {
             }
         }
         Self {
+            formats: or(&args.formats, usual.formats),
             bits: or(&args.bits, usual.bits),
             codebooks: or(&args.codebook, usual.codebooks),
             shapes: or(&args.shapes, usual.shapes),
             batches: or(&args.batches, usual.batches),
             arithmetic: or(&args.arithmetic, usual.arithmetic),
         }
+    }
+
+    /// Trellis codes at every rate, the others as they are.
+    fn kinds(&self) -> Result<Vec<(Storage, Kind)>> {
+        let mut kinds = Vec::new();
+        for &format in &self.formats {
+            match format {
+                Storage::Grouped(grouped) => kinds.push((format, Kind::Grouped(grouped))),
+                Storage::Bf16 => kinds.push((format, Kind::Bf16)),
+                Storage::Trellis => {
+                    for &codebook in &self.codebooks {
+                        for &bits in &self.bits {
+                            kinds.push((format, Kind::Trellis(Bits::new(bits)?, codebook)));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(kinds)
+    }
+}
+
+/// Bits of a weight, scales aside.
+fn bits(kind: Kind) -> usize {
+    match kind {
+        Kind::Trellis(bits, _) => bits.get(),
+        Kind::Grouped(format) => format.element().bits(),
+        Kind::Bf16 => 16,
+    }
+}
+
+fn codebook(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Trellis(_, codebook) => Some(codebook.name()),
+        _ => None,
     }
 }
 

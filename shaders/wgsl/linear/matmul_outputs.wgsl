@@ -1,20 +1,16 @@
-// Outputs from what linear/matmul left: splits are added up in order, rotated, scaled; bias and residual are added.
+// Outputs from what linear/matmul and linear/trellis_matmul left: splits are added up in order, rotated back, scaled; bias and residual
+// are added.
 //
 // bindings   weights: u32; x: f32 `[splits, ROWS groups, 128 column blocks]`; picks (linear/route_…); residual, out0: f32
 // grid       x: column blocks, from `p.first` on; z: groups of ROWS rows
-// constants  ROUTE; ROWS: as in linear/matmul; TEAMS: teams of 32 lanes, LANES = 32 TEAMS; EXCHANGE; the rest is text from
-//            `trellis/whole.rs`
+// constants  ROUTE; ROWS: as in linear/matmul; TEAMS: teams of 32 lanes, LANES = 32 TEAMS; BASIS: rotated | plain; with
+//            rotated, EXCHANGE; the rest is text from `matmul/ends.rs`
 
 //!use linear/params
-//!use linear/team
 
 {{BINDINGS}}
 
-fn halves(first: u32, second: u32) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(weights[first]), unpack2x16float(weights[second]));
-}
-
-//!use linear/finish
+//!use linear/finish_{{BASIS}}
 
 @compute @workgroup_size({{LANES}})
 fn main(

@@ -1,4 +1,8 @@
-// From sums in the rotated basis to outputs.
+// From sums in the rotated basis of a trellis-coded matrix to outputs.
+
+//!use linear/halves
+//!use linear/put
+//!use linear/team
 
 // What outputs `4 lane…` of a block are multiplied with, and what is added to them.
 struct Ends {
@@ -20,19 +24,7 @@ fn ends_of(place: Place, lane: u32) -> Ends {
     return ends;
 }
 
-{{STORE}}
-
 // The outputs of row `row` and columns `4 lane…` of the block. All lanes must call.
 fn finish(place: Place, ends: Ends, row: u32, rotated: vec4<f32>, at: u32) {
-    let y = fma(rotate(rotated, at), ends.scale, ends.bias);
-    let to = place.row + row;
-    if row < ROWS && to < place.end {
-        let column = 128u * place.block + 4u * (at & 31u);
-        let index = to * ends.width + column;
-        for (var c = 0u; c < 4u; c += 1u) {
-            if column + c < ends.width {
-                store(place.linear, index + c, y[c]);
-            }
-        }
-    }
+    put(place, ends.width, row, fma(rotate(rotated, at), ends.scale, ends.bias), at);
 }

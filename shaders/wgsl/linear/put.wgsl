@@ -1,0 +1,17 @@
+// Where a product with blocks of 128 columns leaves its outputs.
+
+{{STORE}}
+
+// Columns `4 lane…` of the block, of row `row` of those of the workgroup, if they are there; `width` is the linear's.
+fn put(place: Place, width: u32, row: u32, y: vec4<f32>, at: u32) {
+    let to = place.row + row;
+    if row < ROWS && to < place.end {
+        let column = 128u * place.block + 4u * (at & 31u);
+        let index = to * width + column;
+        for (var c = 0u; c < 4u; c += 1u) {
+            if column + c < width {
+                store(place.linear, index + c, y[c]);
+            }
+        }
+    }
+}
