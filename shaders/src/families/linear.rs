@@ -51,6 +51,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/trellis_decode"),
         source!("linear/trellis_gemv"),
         source!("linear/trellis_matmul"),
+        source!("linear/two_halves"),
         source!("linear/weights_bf16"),
         source!("linear/weights_byte"),
         source!("linear/weights_e2m1"),
@@ -350,12 +351,14 @@ fn trellis_matmul() -> Vec<Specialization> {
         bits: 3,
         codebook: Codebook::Mul1,
         rows: 16,
+        teams: 4,
         route: Route::All,
     };
     let mut kernels = vec![
         first,
         TrellisMatmul {
             rows: 64,
+            teams: 8,
             route: Route::Grouped,
             ..first
         },

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{COMPONENTS, Codebook, four, state, straddling, unscaled};
+use super::{COMPONENTS, Codebook, four, halves, state, straddling, unscaled};
 use crate::Specialization;
 use crate::linear::{Route, declare, lines};
 use crate::matmul::Matmul;
@@ -29,6 +29,8 @@ pub struct TrellisMatmul {
     pub codebook: Codebook,
     /// Rows of a workgroup: a multiple of 16, up to 64.
     pub rows: usize,
+    /// Teams of 32 lanes, 4 or 8, that share the eight column tiles of a workgroup.
+    pub teams: usize,
     /// Which rows meet which expert.
     pub route: Route,
 }
@@ -115,20 +117,24 @@ impl TrellisMatmul {
         let mut buffers = vec![
             ("weights", "read", "u32"),
             ("codes", "read", "vec4<u32>"),
-            ("x", "read", "f16"),
+            ("x", "read", "vec4<f16>"),
         ];
         buffers.extend(self.route.picks());
         buffers.push(("out0", "read_write", "f32"));
-        let each_tile = |line: &dyn Fn(usize) -> String| lines((0..self.rows / 16).map(line));
-        let (scale, offset) = self.codebook.affine();
+        let (scale, offset) = self.codebook.affine_of_halves();
         Specialization::new([
             ("ROWS", self.rows.to_string()),
             ("ROUTE", self.route.name().to_owned()),
             ("PAIR_FOURS", (32 * self.bits).to_string()),
             ("BINDINGS", declare(&buffers)),
+            ("TEAMS", self.teams.to_string()),
+            ("LANES", (32 * self.teams).to_string()),
+            ("COLUMNS", self.columns().to_string()),
+            ("PITCH", Self::PITCH.to_string()),
+            ("FOURS", Self::fours(self.teams).to_string()),
             (
                 "ACCUMULATORS",
-                each_tile(&|m| format!("var sums{m} = coop_mat16x16<f32, C>();")),
+                self.each_sum(|m, c| format!("var sums{m}_{c} = coop_mat16x16<f32, C>();")),
             ),
             ("SCALE", format!("{scale:?}")),
             ("OFFSET", format!("{offset:?}")),
@@ -141,16 +147,28 @@ impl TrellisMatmul {
             ("MULTIPLY_SECOND", self.multiply(1)),
             (
                 "STORE_SUMS",
-                each_tile(&|m| {
+                self.each_sum(|m, c| {
                     format!(
-                        "let to{m} = to + {}u * width;\n\
-                         let done{m} = sums{m};\n\
-                         coopStoreT(done{m}, &out0[to{m}], width);",
-                        16 * m
+                        "let to{m}_{c} = to + {}u * width + {}u;\n\
+                         let done{m}_{c} = sums{m}_{c};\n\
+                         coopStoreT(done{m}_{c}, &out0[to{m}_{c}], width);",
+                        16 * m,
+                        16 * c
                     )
                 }),
             ),
         ])
+    }
+
+    /// Column tiles that a team multiplies.
+    fn columns(&self) -> usize {
+        8 / self.teams
+    }
+
+    /// `text` of each 16 rows and of each of a team's column tiles.
+    fn each_sum(&self, text: impl Fn(usize, usize) -> String) -> String {
+        let each = (0..self.rows / 16).flat_map(|m| (0..self.columns()).map(move |c| (m, c)));
+        lines(each.map(|(m, c)| text(m, c)))
     }
 
     /// Asks for the activations of a row of tiles of each team, where there are registers for them: they come while weights are
@@ -158,7 +176,7 @@ impl TrellisMatmul {
     fn ahead(&self, row: usize) -> String {
         match self.rows > 32 {
             true => String::new(),
-            false => lines((0..Self::TEAMS).map(|step| self.load(row, step))),
+            false => lines((0..self.teams).map(|step| self.load(row, step))),
         }
     }
 
@@ -167,30 +185,36 @@ impl TrellisMatmul {
         lines((0..self.rows / 16).map(|m| {
             let name = format!("{row}_{step}_{m}");
             format!(
-                "let at{name} = rows + min({step}u, steps - 1u) * (32u * ROWS) + {}u;\n\
+                "let at{name} = rows + min({step}u, steps - 1u) * (8u * ROWS) + {}u;\n\
                  let rows{name} = coopLoadT<coop_mat16x16<f16, A>>(&x[at{name}], across);",
-                16 * self.rows * row + 256 * m
+                4 * self.rows * row + 64 * m
             )
         }))
     }
 
     /// Multiplies with what all teams decoded of a row of tiles.
     fn multiply(&self, row: usize) -> String {
-        lines((0..Self::TEAMS).map(|step| {
-            let load = match self.rows > 32 {
-                true => self.load(row, step),
+        lines((0..self.teams).map(|step| {
+            let mut text = match self.rows > 32 {
+                true => self.load(row, step) + "\n",
                 false => String::new(),
             };
-            let sums = lines((0..self.rows / 16).map(|m| {
-                format!("sums{m} = coopMultiplyAdd(rows{row}_{step}_{m}, columns{step}, sums{m});")
-            }));
-            format!(
-                "{load}\n\
-                 let b{step} = TILE * ({}u + team);\n\
-                 let columns{step} = coopLoad<coop_mat16x16<f16, B>>(&decoded[b{step}], pitch);\n\
-                 {sums}",
-                8 * step
-            )
+            for c in 0..self.columns() {
+                let name = format!("{step}_{c}");
+                let _ = writeln!(
+                    text,
+                    "let b{name} = near_columns + TILE * {}u;\n\
+                     let columns{name} = coopLoad<coop_mat16x16<f16, B>>(&decoded[b{name}], pitch);",
+                    8 * step + c
+                );
+                for m in 0..self.rows / 16 {
+                    let _ = writeln!(
+                        text,
+                        "sums{m}_{c} = coopMultiplyAdd(rows{row}_{step}_{m}, columns{name}, sums{m}_{c});"
+                    );
+                }
+            }
+            text
         }))
     }
 
@@ -201,28 +225,31 @@ impl TrellisMatmul {
             for half in 0..2 {
                 for q in 0..4 {
                     let run = 2 * row + tile;
-                    let values = weights(&mut text, self.bits, self.codebook, run, half, q);
-                    let four = format!("four{run}_{half}_{q}");
-                    let values = values.join(", ");
-                    let _ = writeln!(
-                        text,
-                        "let {four} = vec4<f16>(fma(vec4<f32>({values}), scale, offset));"
-                    );
-                    for (place, of) in COMPONENTS.iter().enumerate() {
-                        let to = Self::PITCH * (64 * tile + 8 * half) + 4 * q + place;
-                        let _ = writeln!(text, "decoded[near + {to}u] = {four}.{of};");
-                    }
+                    let pairs = [0, 2].map(|first| {
+                        let states = [first, first + 1]
+                            .map(|i| state(self.bits, COMPONENTS[run], 8 * q + 4 * half + i));
+                        let name = format!("w{run}_{half}_{q}_{first}");
+                        text.push_str(&halves(self.codebook, &states, &name));
+                        format!("fma({name}, scale, offset)")
+                    });
+                    let to = Self::PITCH * (64 * tile + 8 * half) + q;
+                    let [a, b] = pairs;
+                    let _ = writeln!(text, "decoded[near + {to}u] = vec4<f16>({a}, {b});");
                 }
             }
         }
         text
     }
 
-    /// Teams of a workgroup.
-    const TEAMS: usize = 8;
-    /// Workgroup memory that it takes: what a device must have.
-    pub const WORKGROUP_BYTES: u32 = 8 * 8 * 16 * 2 * Self::PITCH as u32 + 4;
-    /// Halves from a decoded column to the next in workgroup memory: four more than there are, so that neighbours lie in
-    /// different banks.
-    const PITCH: usize = 20;
+    /// Fours of halves that `teams` teams decode to.
+    const fn fours(teams: usize) -> usize {
+        // What would pad the last column is beyond 48 KiB, all that many devices have.
+        8 * 16 * teams * Self::PITCH - 2
+    }
+
+    /// Workgroup memory that it takes at the most: what a device must have.
+    pub const WORKGROUP_BYTES: u32 = 8 * Self::fours(8) as u32 + 4;
+    /// Fours of halves from a decoded column to the next in workgroup memory: two more than there are, so that the eight columns that
+    /// are written or read at a time lie in different banks, and each begins where sixteen bytes can be read at once.
+    const PITCH: usize = 6;
 }

@@ -7,6 +7,7 @@
 enable f16;
 
 //!use linear/team
+//!use linear/two_halves
 
 var<workgroup> activations: array<vec4<f16>, 32 * {{SLOTS}}>;
 
@@ -29,11 +30,6 @@ fn prepare(slot: u32, v: vec4<f32>, sum: f32, at: u32) -> Scales {
         activations[32u * slot + lane] = vec4<f16>(v * select(1.0 / largest, 0.0, largest < 1e-37));
     }
     return Scales(largest, {{OFFSET}} * sum);
-}
-
-// The two halves whose bits these are: nothing to do, which compilers see and naga has no other word for.
-fn two_halves(bits: u32) -> vec2<f16> {
-    return vec2<f16>(unpack2x16float(bits));
 }
 
 // What sums of a block's products are worth; its constants go to one of those who share it.

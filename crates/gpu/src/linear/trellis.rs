@@ -45,6 +45,11 @@ impl Cut {
         if rows > 8 {
             cut.teams = 4;
         }
+        // Eight rows take registers: of two workgroups of half the lanes, none with another's block, each has more of them.
+        if rows == 8 && few_parts && (BUSY..3 * BUSY).contains(&units) {
+            (cut.teams, cut.parts) = (8, 1);
+            (cut.per_split, cut.splits) = split(units, blocks, 3 * BUSY);
+        }
         if !busy {
             let wanted = if rows == 1 { 2 * BUSY } else { 4 * BUSY };
             (cut.per_split, cut.splits) = split(units, blocks, wanted);
@@ -79,7 +84,13 @@ impl Job<'_> {
         let blocks = linear.shape.in_features.div_ceil(BLOCK);
         let columns = linear.shape.out_features.div_ceil(BLOCK);
         let groups = self.groups(rows, linear.experts);
-        let (per_split, splits) = split(columns * groups, blocks, 4 * BUSY);
+        // Loading matrices is what takes time: fewer teams load activations less often. Sums of more rows are the more registers, and
+        // the more to add up after splits.
+        let (teams, wanted) = match rows {
+            16 => (4, 12 * BUSY),
+            _ => (8, 4 * BUSY),
+        };
+        let (per_split, splits) = split(columns * groups, blocks, wanted);
         if 4 * (splits * groups * rows * columns * BLOCK) as u64 > self.context.gpu().max_binding()
         {
             return Ok(false);
@@ -96,6 +107,7 @@ impl Job<'_> {
             bits,
             codebook,
             rows,
+            teams,
             route: self.route,
         });
         let to = [(linear, &sums)];
@@ -229,7 +241,7 @@ mod tests {
         for (most, halves) in [(8, false), (8, true), (16, false), (16, true)] {
             for rows in [1, 2, 4, 8, 16] {
                 for blocks in 1..40 {
-                    for units in [1, 2, 3, 16, 40, 63, 64, 1000] {
+                    for units in [1, 2, 3, 16, 40, 63, 64, 112, 191, 1000] {
                         let cut = Cut::new(units, blocks, rows, most, halves);
                         let what = format!("{units} {blocks} {rows} {most} {halves}: {cut:?}");
                         assert!([1, 2, 4].contains(&cut.parts), "{what}");
