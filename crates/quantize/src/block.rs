@@ -36,6 +36,8 @@ impl<B: Quantization> Encoder<'_, B> {
     ) -> Result<Vec<QuantizedLinear>, Error> {
         let mut overlay = Overlay::new(self.source);
         let mut quantized: Vec<QuantizedLinear> = Vec::new();
+        // Of them so many have taken the place of the original.
+        let mut replaced = 0;
         let mut chosen = BTreeMap::new();
         let passes = stages.iter().flat_map(|stage| {
             let last = stage.len().saturating_sub(1);
@@ -90,9 +92,10 @@ impl<B: Quantization> Encoder<'_, B> {
             quantized.extend(self.encode(index, linears, input, events)?);
             // All passes of a stage see the block as it was before.
             if ends_stage {
-                for linear in &quantized {
+                for linear in &quantized[replaced..] {
                     overlay.insert(linear.summary.prefix.clone(), linear.codes.clone());
                 }
+                replaced = quantized.len();
             }
         }
         Ok(quantized)
