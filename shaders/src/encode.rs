@@ -10,55 +10,113 @@ use crate::linear::lines;
 pub struct TrellisEncode {
     /// Bits per weight, 1 to 8.
     pub bits: usize,
-    /// Lanes that share a tile: a power of two from 256 to 1024; fewer where there are fewer registers.
+    /// In what numbers it computes.
+    pub metric: EncodeMetric,
+    /// Lanes that share two tiles: a power of two from 64 to 1024; fewer where there are fewer registers.
     pub lanes: usize,
-    /// Costs that lanes show one another at a time, a power of two from 4096: four bytes each of workgroup memory.
+    /// Costs that lanes show one another at a time, a power of two from 2048: of each tile 2 or 4 bytes of workgroup memory.
     pub shown: usize,
+}
+
+/// In what numbers costs of paths are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EncodeMetric {
+    /// Whole numbers below 2²⁴ in f32, which are exact.
+    Whole,
+    /// Any numbers in f32.
+    Single,
+    /// Half precision. Needs the feature f16.
+    Halves,
 }
 
 /// States of the trellis.
 const STATES: usize = 1 << 16;
 /// Weights of a vector of the codebook.
 const VECTOR: usize = 8;
+/// Up to this rate all branches are written out.
+const MOST_WRITTEN_OUT: usize = 4;
 /// Branches that are written out where there are too many to write out all: as many as make whole vectors.
 const UNROLLED: usize = VECTOR;
-/// Up to this rate costs carry their branch.
-const MOST_TAGGED: usize = 4;
+
+impl EncodeMetric {
+    /// Bytes of a cost.
+    pub fn bytes(self) -> usize {
+        match self {
+            EncodeMetric::Whole | EncodeMetric::Single => 4,
+            EncodeMetric::Halves => 2,
+        }
+    }
+
+    /// The highest cost.
+    fn never(self) -> &'static str {
+        match self {
+            // With the largest difference's square, that of twice the largest weight, it is 2²⁴.
+            EncodeMetric::Whole => "12582912.0",
+            // More than any path costs, and so much that its extensions are equal.
+            EncodeMetric::Single => "1.0e30",
+            // No interval's extensions make it infinite.
+            EncodeMetric::Halves => "30000.0h",
+        }
+    }
+}
 
 impl TrellisEncode {
     /// The kernel's source.
     pub const SOURCE: &str = "encode/trellis";
+    /// Tiles that a workgroup searches at a time: it reads the codebook once for both.
+    pub const TILES: usize = 2;
 
     /// The constants that make [`TrellisEncode::SOURCE`] this kernel.
     pub fn specialization(&self) -> Specialization {
-        let lanes = self.lanes();
-        let metric = if self.is_tagged() { "tagged" } else { "exact" };
+        let numbers = match self.metric {
+            EncodeMetric::Whole | EncodeMetric::Single => "single",
+            EncodeMetric::Halves => "half",
+        };
         let specialization = Specialization::new([
             ("K", self.bits.to_string()),
-            ("LANES", lanes.to_string()),
+            ("LANES", self.lanes().to_string()),
             ("RUN", self.run().to_string()),
-            ("WORDS", self.trace_words().to_string()),
-            ("PER_WORD", self.per_word().to_string()),
-            ("ROOM", self.room().max(lanes).max(256).to_string()),
-            ("METRIC", metric.to_owned()),
+            ("HELD", self.held().to_string()),
+            ("KEPT_STEPS", self.kept_steps().to_string()),
+            ("ROOM", self.room().to_string()),
+            ("NUMBERS", numbers.to_owned()),
+            ("NEVER", self.metric.never().to_owned()),
             ("PLACES", self.places()),
-            ("BEGIN", self.begin()),
-            ("RENORMALIZE", self.renormalize()),
+            (
+                "BEGIN",
+                self.each_held(|j, u, r| {
+                    format!("var c{j} = begun({}, tied);", self.register(u, r))
+                }),
+            ),
+            ("LEAST", self.least()),
+            (
+                "SUBTRACT",
+                self.each_held(|j, _, _| format!("c{j} -= surplus;")),
+            ),
+            (
+                "SAVE",
+                self.each_held(|j, _, _| format!("kept[to + {j}u * LANES] = c{j};")),
+            ),
             ("EXTEND", self.extend()),
-            ("TRACE", self.trace()),
             (
                 "KEEP",
-                self.each_held(|j, _, _| format!("c{j} = cost_of(n{j});")),
+                self.each_held(|j, _, _| format!("c{j} = possible(n{j});")),
             ),
-            ("FIRST", self.register(0, 0)),
             ("CHEAPEST", self.cheapest()),
         ]);
-        if !self.is_tagged() {
-            return specialization;
-        }
+        let (on_grid, ordered) = match self.metric {
+            EncodeMetric::Whole => ("round", "u32(cost) << 8u"),
+            EncodeMetric::Single | EncodeMetric::Halves => ("", "bitcast<u32>(cost) & 0xFFFFFF00u"),
+        };
+        let possible = match self.metric {
+            EncodeMetric::Whole | EncodeMetric::Single => "min(costs, Cost(NEVER))",
+            // Between two intervals nothing grows to infinity.
+            EncodeMetric::Halves => "costs",
+        };
         specialization
-            .with("STEP", format!("{:?}", f64::from(self.step())))
-            .with("NEVER", format!("{:?}", self.never()))
+            .with("POSSIBLE", possible.to_owned())
+            .with("ON_GRID", on_grid.to_owned())
+            .with("ORDERED", ordered.to_owned())
     }
 
     /// Lanes of its workgroup.
@@ -66,24 +124,25 @@ impl TrellisEncode {
         self.lanes.min(self.registers())
     }
 
-    /// Whether costs carry branches, so that targets are on a grid.
-    pub fn is_tagged(&self) -> bool {
-        self.bits <= MOST_TAGGED
+    /// Costs are kept every so many steps, of which a pass takes a multiple: a walk back tries all ways between, 256 at the most.
+    fn kept_steps(&self) -> usize {
+        match self.bits {
+            1 => 8,
+            2 => 4,
+            3 | 4 => 2,
+            _ => 1,
+        }
     }
 
-    /// What weights and targets are multiples of, where costs are tagged: their squares leave the tag alone.
-    pub fn step(&self) -> u16 {
-        1 << self.bits.div_ceil(2)
+    /// Bytes of workgroup memory: of costs shown, and of what lanes tell one another when they walk back.
+    pub fn workgroup_bytes(&self) -> usize {
+        let cost = Self::TILES * self.metric.bytes();
+        self.room() * cost + 4 * (256 + 1 + 3) * Self::TILES + 4
     }
 
-    /// After how many steps the least cost is taken off all, where costs are tagged: by then all registers have been reached.
-    pub fn interval(&self) -> usize {
-        if self.bits <= 2 { 16 } else { 8 }
-    }
-
-    /// Words of a workgroup's traces.
-    pub fn slot_words(&self) -> usize {
-        256 * self.trace_words() * self.lanes()
+    /// Bytes of the costs that a workgroup keeps.
+    pub fn slot_bytes(&self) -> usize {
+        256 / self.kept_steps() * self.registers() * Self::TILES * self.metric.bytes()
     }
 
     /// The states in the order in which their weights lie in the first binding.
@@ -124,15 +183,6 @@ impl TrellisEncode {
         self.held() / self.run()
     }
 
-    /// Branches in a word of the traces: a power of two.
-    fn per_word(&self) -> usize {
-        (32 / self.bits + 1).next_power_of_two() / 2
-    }
-
-    fn trace_words(&self) -> usize {
-        self.held().div_ceil(self.per_word())
-    }
-
     /// Costs shown at a time: at least a run of each lane, so that all lanes show at once.
     fn room(&self) -> usize {
         let least = self.lanes() * self.run();
@@ -147,17 +197,13 @@ impl TrellisEncode {
     /// How far costs one place further in their run are moved against those before, by xor, so that lanes meet different banks
     /// both when they write runs and when they read along registers.
     fn twist(&self) -> usize {
-        32.min(self.stride()) / self.run()
+        // Of what is moved, nothing is added but the lane's own.
+        32.min(self.stride()).min(self.lanes() >> self.bits) / self.run()
     }
 
     /// From the cost that a branch comes from to the next branch's.
     fn stride(&self) -> usize {
         (1 << (16 - 2 * self.bits)) / self.run()
-    }
-
-    /// The highest cost.
-    fn never(&self) -> f64 {
-        f64::from((1 << 24) - i32::from(self.step()).pow(2))
     }
 
     /// Text for each register of a lane: its number, that of its run, its place in it.
@@ -172,56 +218,32 @@ impl TrellisEncode {
         format!("{first}u + lane * RUN")
     }
 
-    /// What a lane needs to know of where it is.
+    /// Where a lane finds what its registers come from.
     fn places(&self) -> String {
         let (run, rows, twist) = (self.run(), self.rows(), self.twist());
-        let mut text = format!(
+        format!(
             "let before_group = lane >> {}u;
 let before_run = before_group % {run}u;
-let before = before_run * {rows}u + ((before_group / {run}u) ^ (before_run * {twist}u));
-",
+let before = before_run * {rows}u + ((before_group / {run}u) ^ (before_run * {twist}u));",
             self.bits - run.ilog2() as usize
-        );
-        for u in 0..self.runs() {
-            let own = match self.is_tagged() {
-                true => format!("({}) >> {}u", self.register(u, 0), 16 - 2 * self.bits),
-                false => "0u".to_owned(),
-            };
-            let _ = writeln!(text, "let own{u} = {own};");
-        }
-        text
-    }
-
-    fn begin(&self) -> String {
-        self.each_held(|j, u, r| {
-            let register = self.register(u, r);
-            format!("var c{j} = select(BEGIN, NEVER, tied && {register} != seam);")
-        })
-    }
-
-    fn renormalize(&self) -> String {
-        if !self.is_tagged() {
-            return String::new();
-        }
-        let least =
-            (1..self.held()).fold("c0".to_owned(), |least, j| format!("min({least}, c{j})"));
-        format!(
-            "if step % {}u == 0u && step > 0u {{
-let surplus = least({least}, lane) - BEGIN;
-{}}}",
-            self.interval(),
-            self.each_held(|j, _, _| format!("c{j} -= surplus;"))
         )
+    }
+
+    /// The least cost of a lane.
+    fn least(&self) -> String {
+        (1..self.held()).fold("c0".to_owned(), |least, j| format!("min({least}, c{j})"))
     }
 
     /// One step: show costs, extend what is shown, as often as it takes to show all.
     fn extend(&self) -> String {
-        let mut text = self.each_held(|j, _, _| format!("var n{j} = nobody();"));
-        text.push('\n');
+        let mut text = match self.bits <= MOST_WRITTEN_OUT {
+            true => String::new(),
+            false => self.each_held(|j, _, _| format!("var n{j} = Cost(NEVER);")) + "\n",
+        };
         for part in 0..self.registers() / self.room() {
             self.show(&mut text, part);
             text.push_str("workgroupBarrier();\n");
-            if self.bits <= MOST_TAGGED {
+            if self.bits <= MOST_WRITTEN_OUT {
                 self.extend_all(&mut text, part);
             } else {
                 self.extend_some(&mut text);
@@ -238,10 +260,7 @@ let surplus = least({least}, lane) - BEGIN;
             if u * lanes * run / self.room() == part {
                 let start = r * rows + u * lanes % rows;
                 let twist = r * self.twist();
-                let _ = writeln!(
-                    text,
-                    "costs[{start}u + (lane ^ {twist}u)] = shown(c{j}, own{u});"
-                );
+                let _ = writeln!(text, "costs[{start}u + (lane ^ {twist}u)] = c{j};");
             }
         }
     }
@@ -264,16 +283,17 @@ let surplus = least({least}, lane) - BEGIN;
                     if loaded != Some(place / VECTOR) {
                         loaded = Some(place / VECTOR);
                         let name = format!("{part}_{}", place / VECTOR);
-                        vector(text, &name, &format!("{}u + lane", place / VECTOR * lanes));
+                        let at = format!("weights[{}u + lane]", place / VECTOR * lanes);
+                        self.vector(text, &name, &at);
                     }
                     let weight = weight(&format!("{part}_{}", place / VECTOR), place % VECTOR);
-                    edge(
-                        text,
-                        u * run + r,
-                        &weight,
-                        &format!("b{u}_{q}"),
-                        &format!("{q}.0"),
-                    );
+                    let (j, before) = (u * run + r, format!("b{u}_{q}"));
+                    if q == 0 {
+                        let extended = self.extended(&weight, &before);
+                        let _ = writeln!(text, "var n{j} = {extended};");
+                    } else {
+                        self.edge(text, j, &weight, &before);
+                    }
                 }
             }
         }
@@ -288,59 +308,49 @@ let surplus = least({least}, lane) - BEGIN;
             1 << self.bits
         );
         for q in 0..UNROLLED {
-            let _ = writeln!(
-                text,
-                "let b{q} = costs[before + (q + {q}u) * {stride}u];
-let q{q} = f32(q + {q}u);"
-            );
+            let _ = writeln!(text, "let b{q} = costs[before + (q + {q}u) * {stride}u];");
         }
         for v in 0..run {
-            let at = format!("(q / {UNROLLED}u * {run}u + {v}u) * {lanes}u + lane");
-            vector(text, &v.to_string(), &at);
+            let at = format!("weights[(q / {UNROLLED}u * {run}u + {v}u) * {lanes}u + lane]");
+            self.vector(text, &v.to_string(), &at);
         }
         for place in 0..run * UNROLLED {
             let (q, r) = (place / run, place % run);
             let weight = weight(&(place / VECTOR).to_string(), place % VECTOR);
-            edge(text, r, &weight, &format!("b{q}"), &format!("q{q}"));
+            self.edge(text, r, &weight, &format!("b{q}"));
         }
         text.push_str("}\n");
     }
 
-    fn trace(&self) -> String {
-        let per_word = self.per_word();
-        let words = (0..self.trace_words()).map(|w| {
-            let held = w * per_word..((w + 1) * per_word).min(self.held());
-            let branches: Vec<String> = held
-                .map(|j| format!("(branch_of(n{j}) << {}u)", j % per_word * self.bits))
-                .collect();
-            format!(
-                "traces[to + {}u] = {};",
-                w * self.lanes(),
-                branches.join(" | ")
-            )
-        });
-        lines(words)
-    }
-
+    /// The first of a lane's registers that are reached at `cost`.
     fn cheapest(&self) -> String {
         let run = self.run();
-        lines((1..self.held()).map(|j| {
+        lines((0..self.held()).rev().map(|j| {
             let register = self.register(j / run, j % run);
-            format!(
-                "at = select(at, {register}, c{j} < cheapest);\ncheapest = min(cheapest, c{j});"
-            )
+            format!("at = select(at, vec2<u32>({register}), c{j} == least);")
         }))
     }
-}
 
-/// Takes a vector of the codebook apart.
-fn vector(text: &mut String, name: &str, at: &str) {
-    let _ = writeln!(text, "let w{name} = weights[{at}];");
-    for component in ["x", "y", "z", "w"] {
-        let _ = writeln!(
-            text,
-            "let w{name}{component} = unpack2x16float(w{name}.{component});"
-        );
+    /// Takes a vector of the codebook apart.
+    fn vector(&self, text: &mut String, name: &str, at: &str) {
+        let _ = writeln!(text, "let w{name} = {at};");
+        for component in ["x", "y", "z", "w"] {
+            let _ = writeln!(
+                text,
+                "let w{name}{component} = two_weights(w{name}.{component});"
+            );
+        }
+    }
+
+    /// The cost of a path that is extended by a state.
+    fn extended(&self, weight: &str, before: &str) -> String {
+        format!("extended(wanted - Cost({weight}), {before})")
+    }
+
+    /// A lane's register `j` may be better reached by a branch.
+    fn edge(&self, text: &mut String, j: usize, weight: &str, before: &str) {
+        let extended = self.extended(weight, before);
+        let _ = writeln!(text, "n{j} = min(n{j}, {extended});");
     }
 }
 
@@ -349,12 +359,4 @@ fn weight(name: &str, place: usize) -> String {
     let component = ["x", "y", "z", "w"][place / 2];
     let half = ["x", "y"][place % 2];
     format!("w{name}{component}.{half}")
-}
-
-/// Whether a lane's register `j` is better reached by `branch`.
-fn edge(text: &mut String, j: usize, weight: &str, before: &str, branch: &str) {
-    let _ = writeln!(
-        text,
-        "n{j} = nearer(n{j}, wanted - {weight}, {before}, {branch});"
-    );
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Kernel, Specialization,
-    encode::TrellisEncode,
+    encode::{EncodeMetric, TrellisEncode},
     registry::{Family, source},
 };
 
@@ -10,8 +10,8 @@ pub(crate) const FAMILY: Family = Family {
     sources: &[
         source!("encode/errors"),
         source!("encode/feedback"),
-        source!("encode/metric_exact"),
-        source!("encode/metric_tagged"),
+        source!("encode/numbers_half"),
+        source!("encode/numbers_single"),
         source!("encode/place"),
         source!("encode/trellis"),
     ],
@@ -39,18 +39,26 @@ fn plain() -> Vec<Specialization> {
 }
 
 fn trellis() -> Vec<Specialization> {
-    let first = TrellisEncode {
-        bits: 3,
-        lanes: 512,
-        shown: 8192,
-    };
-    let mut kernels: Vec<_> = (1..=8)
-        .map(|bits| TrellisEncode { bits, ..first })
-        .collect();
-    for bits in [1, 2, 3, 4, 5] {
-        kernels.extend(
-            [(256, 4096), (1024, 8192)].map(|(lanes, shown)| TrellisEncode { bits, lanes, shown }),
-        );
+    let mut kernels = Vec::new();
+    for bits in 1..=8 {
+        let (metrics, most): (&[_], _) = match bits {
+            1..=4 => (&[EncodeMetric::Whole, EncodeMetric::Halves], 512),
+            _ => (&[EncodeMetric::Single], 256),
+        };
+        for &metric in metrics {
+            for (lanes, shown) in [(256, 2048), (256, 4096), (512, 4096)] {
+                let kernel = TrellisEncode {
+                    bits,
+                    metric,
+                    lanes,
+                    shown,
+                };
+                // What all devices have.
+                if lanes <= most && kernel.workgroup_bytes() <= 32 << 10 {
+                    kernels.push(kernel);
+                }
+            }
+        }
     }
     kernels.iter().map(TrellisEncode::specialization).collect()
 }

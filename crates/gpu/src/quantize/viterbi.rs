@@ -2,26 +2,29 @@
 
 use bytemuck::{Pod, Zeroable};
 use half::f16;
-use treillage_shaders::encode::TrellisEncode;
+use treillage_shaders::encode::{EncodeMetric, TrellisEncode};
 use treillage_trellis::viterbi::{Effort, Grid, Window};
 use treillage_trellis::{Bits, Codebook, TILE_WEIGHTS};
 
 use crate::{Buffer, Context, Error, Gpu, Pipeline, Slice, Work};
 
-/// Memory for the branches of tiles that are being encoded: a quarter of a MiB to one for each.
-const TRACES: u64 = 512 << 20;
+/// Memory for the costs kept of tiles that are being encoded: up to 4 MiB for each workgroup.
+const KEPT: u64 = 1 << 30;
 /// The same where the device is the CPU, which has few tiles under way.
-const FEW_TRACES: u64 = 8 << 20;
+const KEPT_BY_FEW: u64 = 16 << 20;
 /// Tiles of a dispatch, so that none takes so long that a driver gives up on it.
 const TILES_AT_ONCE: usize = 1 << 12;
 
-/// What makes the search fast or slow, and changes nothing else.
+/// What makes the search fast or slow, and changes next to nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Lanes that share a tile: a power of two from 256 to 1024, fewer where the device has fewer.
+    /// Lanes that share two tiles: a power of two from 64 to 1024, fewer where the device has fewer.
     pub lanes: usize,
-    /// Costs that lanes show one another at a time: a power of two from 4096, fewer where the device has less workgroup memory.
+    /// Costs that lanes show one another at a time: a power of two from 2048, fewer where the device has less workgroup memory.
     pub shown: usize,
+    /// Up to four bits, costs in half precision, where the device has it, instead of whole numbers: twice as fast, with errors within a
+    /// thousandth.
+    pub halves: bool,
 }
 
 impl Default for Tuning {
@@ -29,6 +32,7 @@ impl Default for Tuning {
         Self {
             lanes: 256,
             shown: 4096,
+            halves: true,
         }
     }
 }
@@ -45,7 +49,9 @@ pub struct TileEncoder {
     weights: Slice,
     /// Those of states.
     values: Slice,
-    traces: Buffer,
+    kept: Buffer,
+    /// What is taken of a dispatch, and by how many no more; zeros between dispatches.
+    queue: Slice,
 }
 
 /// Where the words of tiles go: those of row `row` of each of several linears, of `across` tiles in a row and `down` rows.
@@ -64,6 +70,7 @@ struct Params {
     across: u32,
     down: u32,
     row: u32,
+    most: u32,
     before: u32,
     after: u32,
     lowest: f32,
@@ -94,9 +101,9 @@ impl TileEncoder {
         let (table, grid) = (codebook.table(), Grid::new(codebook));
         let weight = |state: &u16| {
             let weight = table[usize::from(*state)];
-            f16::from_f32(match kernel.is_tagged() {
-                true => f32::from(kernel.step()) * grid.place(weight),
-                false => weight,
+            f16::from_f32(match kernel.metric {
+                EncodeMetric::Whole => grid.place(weight),
+                EncodeMetric::Single | EncodeMetric::Halves => weight,
             })
         };
         let weights: Vec<f16> = kernel.order().iter().map(weight).collect();
@@ -105,13 +112,9 @@ impl TileEncoder {
             gpu.upload(&slice, 0, bytes)?;
             Ok(slice)
         };
-        let slot = 4 * kernel.slot_words() as u64;
-        let traces = if gpu.is_software() {
-            FEW_TRACES
-        } else {
-            TRACES
-        };
-        let slots = (traces.min(gpu.max_binding()) / slot).max(1);
+        let slot = kernel.slot_bytes() as u64;
+        let kept = if gpu.is_software() { KEPT_BY_FEW } else { KEPT };
+        let slots = (kept.min(gpu.max_binding()) / slot).max(1);
         Ok(Self {
             pipeline: gpu.pipeline(&name, &source, &[])?,
             bits,
@@ -119,7 +122,8 @@ impl TileEncoder {
             grid,
             weights: put("a codebook", bytemuck::cast_slice(&weights))?,
             values: put("a codebook", bytemuck::cast_slice(table))?,
-            traces: gpu.buffer("traces of tiles", slots * slot)?,
+            kept: gpu.buffer("costs of tiles", slots * slot)?,
+            queue: put("a queue of tiles", &[0; 8])?,
             kernel,
         })
     }
@@ -169,24 +173,30 @@ impl TileEncoder {
         tiles: usize,
         place: Place,
     ) {
-        let slots = self.traces.size() / (4 * self.kernel.slot_words() as u64);
-        for first in (0..tiles).step_by(TILES_AT_ONCE) {
-            let count = TILES_AT_ONCE.min(tiles - first);
-            // As many rounds as it takes, of equally many tiles.
-            let rounds = count.div_ceil(slots.min(65_535) as usize);
+        let slots = (self.kept.size() / self.kernel.slot_bytes() as u64).min(65_535) as usize;
+        let (tiles_at_once, most) = match context.gpu().is_software() {
+            // Mesa's leaves loops after 65,535 turns of all that an invocation runs.
+            true => (slots * TrellisEncode::TILES, 1),
+            false => (TILES_AT_ONCE, u32::MAX),
+        };
+        for first in (0..tiles).step_by(tiles_at_once) {
+            let count = tiles_at_once.min(tiles - first);
+            // Those that do not run at once find nothing left to do.
+            let groups = count.div_ceil(TrellisEncode::TILES).min(slots);
             let params = Params {
                 first: first as u32,
                 tiles: (first + count) as u32,
                 across: place.across as u32,
                 down: place.down as u32,
                 row: place.row as u32,
+                most,
                 before: self.window.before as u32,
                 after: self.window.after as u32,
                 lowest: self.grid.lowest,
                 highest: self.grid.highest,
-                scale: match self.kernel.is_tagged() {
-                    true => self.grid.scale,
-                    false => 1.0,
+                scale: match self.kernel.metric {
+                    EncodeMetric::Whole => self.grid.scale,
+                    EncodeMetric::Single | EncodeMetric::Halves => 1.0,
                 },
             };
             context.recorder.record(&crate::Dispatch {
@@ -195,11 +205,12 @@ impl TileEncoder {
                     &self.weights,
                     &self.values,
                     targets,
-                    &self.traces.slice(),
+                    &self.kept.slice(),
                     words,
+                    &self.queue,
                 ],
                 immediates: bytemuck::bytes_of(&params),
-                grid: [count.div_ceil(rounds) as u32, 1, 1],
+                grid: [groups as u32, 1, 1],
                 work: self.work(count),
             });
             // Long enough to start it at once.
@@ -223,12 +234,26 @@ fn kernel(gpu: &Gpu, bits: Bits, tuning: Tuning) -> TrellisEncode {
     let lanes = limits
         .max_compute_invocations_per_workgroup
         .min(limits.max_compute_workgroup_size_x) as usize;
-    let room = limits.max_compute_workgroup_storage_size as usize / 4;
-    // Rounded down to powers of two.
-    let fit = |wanted: usize, most: usize| wanted.min(1 << most.max(1).ilog2());
-    TrellisEncode {
+    let metric = match bits.get() {
+        // Differences are large beside what half precision loses, and beside steps of the grid.
+        1..=4 if tuning.halves && gpu.has_f16() => EncodeMetric::Halves,
+        1..=4 => EncodeMetric::Whole,
+        _ => EncodeMetric::Single,
+    };
+    let mut kernel = TrellisEncode {
         bits: bits.get(),
-        lanes: fit(tuning.lanes, lanes),
-        shown: fit(tuning.shown, room),
+        metric,
+        // Rounded down to a power of two.
+        lanes: tuning.lanes.min(1 << lanes.max(1).ilog2()),
+        shown: tuning.shown,
+    };
+    let room = limits.max_compute_workgroup_storage_size as usize;
+    while kernel.workgroup_bytes() > room && kernel.shown > kernel.lanes {
+        kernel.shown /= 2;
     }
+    // Lanes show a run each, at the least.
+    while kernel.workgroup_bytes() > room && kernel.lanes > 64 {
+        kernel.lanes /= 2;
+    }
+    kernel
 }

@@ -61,7 +61,7 @@ impl FromStr for Effort {
 }
 
 /// The steps that the first pass takes to learn the register at the seam: `before` of them ahead of it, at the tile's end, and
-/// `after` behind it, at the tile's beginning; each at most half of the tile, and a multiple of 4.
+/// `after` behind it, at the tile's beginning; each at most half of the tile, and a multiple of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Steps that forget that any register may come first.

@@ -11,7 +11,7 @@
 //! | `graph` | which register leads to which |
 //! | `metric` | path costs: 16-bit fixed point for K ≤ 4, f32 above |
 //! | `reference` | the slow and obvious search over any metric |
-//! | `tagged` | the metric of GPUs up to K = 4 |
+//! | `whole` | the metric of GPUs up to K = 4 |
 //! | `search` | two passes over a kernel, the walk back through kept costs |
 //! | `narrow`, `wide` | the kernels: one step of all registers, for few and for many bits |
 
@@ -21,7 +21,7 @@ mod metric;
 mod narrow;
 mod reference;
 mod search;
-mod tagged;
+mod whole;
 mod wide;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,7 +34,7 @@ use search::{Scratch, Search};
 
 pub use effort::{Effort, Window};
 pub use reference::encode_tile_reference;
-pub use tagged::{Grid, encode_tile_tagged};
+pub use whole::{Grid, encode_tile_whole};
 
 /// Encodes tiles at one rate with one codebook. Shared between threads; the scratch of a tile (2 to 4 MiB) is kept for
 /// the next.

@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// Costs in workgroup memory, on the GPU
     #[arg(long)]
     shown: Option<usize>,
+    /// Up to four bits, costs in whole numbers instead of half precision, on the GPU
+    #[arg(long)]
+    whole: bool,
     /// Time the GPU's kernels, of whole linears
     #[arg(long)]
     profile: bool,
@@ -79,6 +82,7 @@ impl Args {
         Tuning {
             lanes: self.lanes.unwrap_or(usual.lanes),
             shown: self.shown.unwrap_or(usual.shown),
+            halves: !self.whole,
         }
     }
 }

@@ -35,18 +35,16 @@ impl Grid {
     }
 }
 
-/// What a GPU's kernel finds: costs are squares of units, and those of `COST` bits are hopeless.
-///
-/// Its costs stand in an f32's 23 bits together with a branch of K, and differences are multiples of 2^⌈K/2⌉: that leaves 21 bits
-/// for one and two bits per weight, 19 for three and four, twice and half the square of the largest weight.
-struct Tagged<const COST: usize>(Grid);
+/// What a GPU's kernel finds. Costs are squares of units, exact in f32; those that it might no longer be exact to extend are hopeless.
+struct Whole(Grid);
 
-impl<const COST: usize> Metric for Tagged<COST> {
+impl Metric for Whole {
     type Value = i32;
     type Cost = u32;
     const FREE: u32 = 0;
-    const UNREACHABLE: u32 = (1 << COST) - 1;
-    const RENORMALIZE: Option<usize> = Some(if COST == 21 { 16 } else { 8 });
+    // With the largest square, that of twice the largest weight, 2²⁴.
+    const UNREACHABLE: u32 = 3 << 22;
+    const RENORMALIZE: Option<usize> = Some(16);
 
     fn new(_: Bits, codebook: Codebook) -> Self {
         Self(Grid::new(codebook))
@@ -67,22 +65,13 @@ impl<const COST: usize> Metric for Tagged<COST> {
     }
 }
 
-/// The walk that a GPU finds for `targets`, at most four bits per weight; `None` above, where it computes in f32 as
+/// The walk that a GPU finds for `targets` in whole numbers, at most four bits per weight; `None` above, where it computes in f32 as
 /// [`encode_tile_reference`](super::encode_tile_reference) does. Takes about a second.
-pub fn encode_tile_tagged(
+pub fn encode_tile_whole(
     targets: &[f32; TILE_WEIGHTS],
     bits: Bits,
     codebook: Codebook,
     effort: Effort,
 ) -> Option<[u16; TILE_WEIGHTS]> {
-    let window = effort.window();
-    match bits.get() {
-        1 | 2 => Some(reference::encode::<Tagged<21>>(
-            targets, bits, codebook, window,
-        )),
-        3 | 4 => Some(reference::encode::<Tagged<19>>(
-            targets, bits, codebook, window,
-        )),
-        _ => None,
-    }
+    (bits.get() <= 4).then(|| reference::encode::<Whole>(targets, bits, codebook, effort.window()))
 }
