@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par, Scale};
 use nalgebra::DMatrix;
 
@@ -21,6 +22,15 @@ pub enum Parallelism {
     Sequential,
     /// On the threads of the current rayon pool.
     Rayon,
+}
+
+impl Parallelism {
+    fn par(self) -> Par {
+        match self {
+            Parallelism::Sequential => Par::Seq,
+            Parallelism::Rayon => Par::rayon(0),
+        }
+    }
 }
 
 impl<'a> View<'a> {
@@ -148,9 +158,34 @@ pub fn gemm<'a>(
     } else {
         Accum::Add
     };
-    let par = match parallelism {
-        Parallelism::Sequential => Par::Seq,
-        Parallelism::Rayon => Par::rayon(0),
-    };
+    let par = parallelism.par();
     faer::linalg::matmul::matmul(c, accumulate, a.into().0, b.into().0, alpha, par);
+}
+
+/// `a·aᵀ`, half of which is computed and the rest copied.
+///
+/// ```
+/// use treillage_linalg::{Parallelism, syrk};
+/// use nalgebra::DMatrix;
+///
+/// let a = DMatrix::from_fn(3, 2, |row, column| (row + 2 * column) as f32);
+/// assert_eq!(syrk(&a, Parallelism::Sequential), &a * a.transpose());
+/// ```
+pub fn syrk<'a>(a: impl Into<View<'a>>, parallelism: Parallelism) -> DMatrix<f32> {
+    let a = a.into();
+    let n = a.shape().0;
+    let mut product = DMatrix::zeros(n, n);
+    triangular::matmul(
+        ViewMut::from(&mut product).0,
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        a.0,
+        BlockStructure::Rectangular,
+        a.transpose().0,
+        BlockStructure::Rectangular,
+        1.0,
+        parallelism.par(),
+    );
+    product.fill_upper_triangle_with_lower_triangle();
+    product
 }

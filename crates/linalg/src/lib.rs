@@ -9,7 +9,7 @@
 //! - [`Hessian`] gathers `Σ x xᵀ` over the inputs of a layer, batch by batch, and shrinks experts' toward their layer's;
 //! - [`block_ldl`] gives the feedback matrix of LDLQ, [`gptq_factor`] the sweep matrix of GPTQ, [`cholesky`] the plain factor.
 //!   Each damps the diagonal as far as it must ([`Damping`]) and says how far that was;
-//! - [`gemm`] multiplies windows of matrices ([`View`], [`ViewMut`]);
+//! - [`gemm`] multiplies windows of matrices ([`View`], [`ViewMut`]), [`syrk`] one with itself;
 //! - [`lanes`] is what loops are written in that are to use the vector instructions of whatever machine they run on.
 //!
 //! Results do not depend on the number of threads, to the bit: products and factorizations use the current rayon pool, but each
@@ -55,6 +55,6 @@ pub mod lanes;
 pub use block_ldl::{BlockLdl, block_ldl};
 pub use cholesky::{Cholesky, Damping, cholesky};
 pub use error::Error;
-pub use gemm::{Parallelism, View, ViewMut, gemm};
+pub use gemm::{Parallelism, View, ViewMut, gemm, syrk};
 pub use gptq::{GptqFactor, gptq_factor};
 pub use hessian::{Hessian, Precision};

@@ -3,7 +3,7 @@
 use half::f16;
 use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
-use treillage_linalg::{Parallelism, gemm};
+use treillage_linalg::{Parallelism, gemm, syrk};
 
 /// Steps of conjugate gradients. Rows of trellis values are nearly uncorrelated, so a few reach the precision of f16.
 const STEPS: usize = 8;
@@ -39,28 +39,12 @@ impl<'a> Fit<'a> {
         }
     }
 
-    /// The output scales of least error beside the input scales `input`: `w_jᵀ H v_j / v_jᵀ H v_j` for the output whose stored
-    /// weights are `v_j` times its scale. Keeps that of `output` where this is not defined: an output that is zero, or that
-    /// no input reaches.
-    pub(crate) fn output_scale(&self, input: &[f16], output: &[f16]) -> Vec<f16> {
-        let stored = self.stored(input, &vec![f16::ONE; output.len()]);
-        let pulled = product(self.hessian, self.damping, &stored);
-        let fitted = |column: usize| {
-            let v = stored.column(column);
-            dot(v.as_slice(), self.pulled.column(column).as_slice())
-                / dot(v.as_slice(), pulled.column(column).as_slice())
-        };
-        (0..output.len())
-            .map(|column| replace(output[column], fitted(column)))
-            .collect()
-    }
-
     /// The input scales of least error beside the output scales `output`, starting from `input`.
     ///
     /// With `V = inner · diag(output)` the error `tr((W − diag(s) V)ᵀ H (W − diag(s) V))` is quadratic in `s`; it is least where
     /// `(H ∘ V Vᵀ) s = diag(H W Vᵀ)`.
     pub(crate) fn input_scale(&self, input: &[f16], output: &[f16]) -> Vec<f16> {
-        let v = self.stored(&vec![f16::ONE; input.len()], output);
+        let v = scaled(&self.inner, &vec![f16::ONE; input.len()], output);
         let mut wanted = vec![0.0; input.len()];
         for (v, pulled) in v.column_iter().zip(self.pulled.column_iter()) {
             for ((wanted, v), pulled) in wanted.iter_mut().zip(v.as_slice()).zip(pulled.as_slice())
@@ -68,26 +52,19 @@ impl<'a> Fit<'a> {
                 *wanted += f64::from(*v) * f64::from(*pulled);
             }
         }
-        let mut matrix = DMatrix::zeros(input.len(), input.len());
-        match self.hessian {
+        let matrix = match self.hessian {
             Some(hessian) => {
-                gemm(
-                    1.0,
-                    &v,
-                    treillage_linalg::View::from(&v).transpose(),
-                    0.0,
-                    &mut matrix,
-                    Parallelism::Rayon,
-                );
+                let mut matrix = syrk(&v, Parallelism::Rayon);
                 let size = matrix.diagonal();
                 matrix.component_mul_assign(hessian);
                 matrix.set_diagonal(&(matrix.diagonal() + size * self.damping));
+                matrix
             }
-            None => matrix.set_diagonal(&DVector::from_iterator(
+            None => DMatrix::from_diagonal(&DVector::from_iterator(
                 input.len(),
                 v.row_iter().map(|row| row.norm_squared()),
             )),
-        }
+        };
         let start = input.iter().map(|s| s.to_f64()).collect();
         let fitted = conjugate_gradients(&matrix, &wanted, start);
         input
@@ -97,39 +74,78 @@ impl<'a> Fit<'a> {
             .collect()
     }
 
-    /// `tr(Eᵀ H E) / tr(Wᵀ H W)` of what is stored with these scales, undamped; 0 where no weight counts.
-    pub(crate) fn relative_error(&self, input: &[f16], output: &[f16]) -> f64 {
-        let error = self.stored(input, output) - self.weights;
-        let left = dot(
-            error.as_slice(),
-            product(self.hessian, 0.0, &error).as_slice(),
-        );
-        let damped = dot(self.weights.as_slice(), self.pulled.as_slice());
-        let added = match self.hessian {
-            Some(_) => {
-                f64::from(self.damping) * dot(self.weights.as_slice(), self.weights.as_slice())
-            }
-            None => 0.0,
-        };
-        if left == 0.0 {
-            0.0
-        } else {
-            left / (damped - added)
+    /// The linear with its input scales settled.
+    pub(crate) fn with_input<'b>(&'b self, input: &[f16]) -> Half<'b> {
+        let output = vec![f16::ONE; self.inner.ncols()];
+        let stored = scaled(&self.inner, input, &output);
+        let pulled = product(self.hessian, self.damping, &stored);
+        Half {
+            fit: self,
+            stored,
+            pulled,
         }
+    }
+}
+
+/// A linear that lacks its output scales.
+pub(crate) struct Half<'a> {
+    fit: &'a Fit<'a>,
+    /// `diag(input) · inner`.
+    stored: DMatrix<f32>,
+    /// The damped Hessian times that.
+    pulled: DMatrix<f32>,
+}
+
+impl Half<'_> {
+    /// The output scales of least error: `w_jᵀ H v_j / v_jᵀ H v_j` for the output whose stored weights are `v_j` times its scale.
+    /// Keeps that of `output` where this is not defined: an output that is zero, or that no input reaches.
+    pub(crate) fn output_scale(&self, output: &[f16]) -> Vec<f16> {
+        let fitted = |column: usize| {
+            let v = self.stored.column(column);
+            dot(v.as_slice(), self.fit.pulled.column(column).as_slice())
+                / dot(v.as_slice(), self.pulled.column(column).as_slice())
+        };
+        (0..output.len())
+            .map(|column| replace(output[column], fitted(column)))
+            .collect()
     }
 
-    /// `diag(input) · inner · diag(output)`.
-    fn stored(&self, input: &[f16], output: &[f16]) -> DMatrix<f32> {
-        let input: Vec<f32> = input.iter().map(|s| s.to_f32()).collect();
-        let mut stored = self.inner.clone();
-        for (mut column, output) in stored.column_iter_mut().zip(output) {
-            let output = output.to_f32();
-            for (value, input) in column.as_mut_slice().iter_mut().zip(&input) {
-                *value *= input * output;
-            }
+    /// `tr(Eᵀ H E) / tr(Wᵀ H W)` with these scales, undamped; 0 where no weight counts.
+    ///
+    /// `E = diag(input) · inner · diag(output) − W`, so that `H E` is what both products say: no third is needed.
+    pub(crate) fn relative_error(&self, output: &[f16]) -> f64 {
+        let fit = self.fit;
+        let added = match fit.hessian {
+            Some(_) => f64::from(fit.damping),
+            None => 0.0,
+        };
+        let (mut left, mut all) = (0.0, 0.0);
+        // Column after column.
+        let rows = self.stored.nrows().max(1);
+        let stored = self.stored.as_slice().iter().zip(self.pulled.as_slice());
+        let wanted = fit.weights.as_slice().iter().zip(fit.pulled.as_slice());
+        for (at, ((&v, &hv), (&w, &hw))) in stored.zip(wanted).enumerate() {
+            let output = output[at / rows].to_f64();
+            let [v, hv, w, hw] = [v, hv, w, hw].map(f64::from);
+            let error = output * v - w;
+            left += error * (output * hv - hw - added * error);
+            all += w * (hw - added * w);
         }
-        stored
+        if left == 0.0 { 0.0 } else { left / all }
     }
+}
+
+/// `diag(input) · inner · diag(output)`.
+fn scaled(inner: &DMatrix<f32>, input: &[f16], output: &[f16]) -> DMatrix<f32> {
+    let input: Vec<f32> = input.iter().map(|s| s.to_f32()).collect();
+    let mut scaled = inner.clone();
+    for (mut column, output) in scaled.column_iter_mut().zip(output) {
+        let output = output.to_f32();
+        for (value, input) in column.as_mut_slice().iter_mut().zip(&input) {
+            *value *= input * output;
+        }
+    }
+    scaled
 }
 
 /// `(hessian + damping) · a`, or `a` itself without a Hessian.
@@ -151,11 +167,18 @@ fn replace(scale: f16, fitted: f64) -> f16 {
     }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| f64::from(*a) * f64::from(*b))
-        .sum()
+/// In several sums, for one would wait for itself.
+fn dot<T: Copy + Into<f64>>(a: &[f32], b: &[T]) -> f64 {
+    let mut sums = [0.0; 8];
+    let (whole, rest) = a.as_chunks::<8>();
+    let (others, other_rest) = b.as_chunks::<8>();
+    for (a, b) in whole.iter().zip(others) {
+        for i in 0..8 {
+            sums[i] += f64::from(a[i]) * b[i].into();
+        }
+    }
+    let rest = rest.iter().zip(other_rest);
+    sums.into_iter().sum::<f64>() + rest.map(|(&a, &b)| f64::from(a) * b.into()).sum::<f64>()
 }
 
 /// Improves `x` towards `matrix · x = b` for a symmetric positive semidefinite `matrix`, preconditioned by its diagonal. Each
@@ -165,9 +188,7 @@ fn conjugate_gradients(matrix: &DMatrix<f32>, b: &[f64], mut x: Vec<f64>) -> Vec
     // Rows are columns, which are contiguous.
     let times = |x: &[f64]| -> Vec<f64> {
         let columns = matrix.as_slice().par_chunks_exact(n);
-        columns
-            .map(|column| column.iter().zip(x).map(|(m, x)| f64::from(*m) * x).sum())
-            .collect()
+        columns.map(|column| dot(column, x)).collect()
     };
     let inner = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
     let precondition = |r: &[f64]| -> Vec<f64> {
@@ -227,10 +248,10 @@ mod tests {
         let inner = noise(128, 256, 2);
         let (input, output) = (halves(128, 3), halves(256, 4));
         for hessian in [Some(&hessian), None] {
-            let truth = Fit::new(&inner, inner.clone(), None, 0.0).stored(&input, &output);
+            let truth = scaled(&inner, &input, &output);
             let fit = Fit::new(&truth, inner.clone(), hessian, 0.1);
             let rough: Vec<f16> = output.iter().map(|s| *s * f16::from_f32(0.8)).collect();
-            assert_eq!(fit.output_scale(&input, &rough), output);
+            assert_eq!(fit.with_input(&input).output_scale(&rough), output);
             let rough: Vec<f16> = halves(128, 5);
             let found = fit.input_scale(&rough, &output);
             let distance = |a: &f16, b: &f16| (a.to_f32() - b.to_f32()).abs();
@@ -240,10 +261,9 @@ mod tests {
                 .map(|(a, b)| distance(a, b))
                 .fold(0.0, f32::max);
             assert!(worst < 0.01, "{worst}");
-            assert!(fit.relative_error(&input, &output) < 1e-12);
-            assert!(
-                fit.relative_error(&found, &output) < fit.relative_error(&rough, &output) / 1e3
-            );
+            let error = |input: &[f16]| fit.with_input(input).relative_error(&output);
+            assert!(error(&input) < 1e-12);
+            assert!(error(&found) < error(&rough) / 1e3);
         }
     }
 
@@ -253,7 +273,8 @@ mod tests {
         let fit = Fit::new(&weights, noise(128, 128, 1), None, 0.0);
         let zero = vec![f16::ZERO; 128];
         let one = vec![f16::ONE; 128];
-        assert_eq!(fit.output_scale(&one, &zero), zero);
-        assert_eq!(fit.relative_error(&one, &zero), 0.0);
+        let half = fit.with_input(&one);
+        assert_eq!(half.output_scale(&zero), zero);
+        assert_eq!(half.relative_error(&zero), 0.0);
     }
 }
