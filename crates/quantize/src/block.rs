@@ -149,7 +149,8 @@ impl<'a, B: Quantization> Watched<'a, B> {
         )
     }
 
-    /// Block `index` of the model that `model` describes, which gathers what `linears` read.
+    /// As much of block `index` of the model that `model` describes as `linears` need to gather what they read: what the mixer reads
+    /// is seen without the network behind it.
     pub(crate) fn new(
         backend: &'a B,
         weights: &dyn Weights,
@@ -157,6 +158,36 @@ impl<'a, B: Quantization> Watched<'a, B> {
         recipe: &Recipe,
         index: usize,
         linears: &[&LinearPlan],
+    ) -> Result<Self, Error> {
+        let load = match linears.iter().all(|linear| linear.input().is_mixers()) {
+            true => Block::load_mixer,
+            false => Block::load,
+        };
+        Self::of(backend, model, recipe, linears, |model| {
+            load(backend, weights, model, index)
+        })
+    }
+
+    /// The same of all of a block.
+    pub(crate) fn whole(
+        backend: &'a B,
+        weights: &dyn Weights,
+        model: &ModelConfig,
+        recipe: &Recipe,
+        index: usize,
+        linears: &[&LinearPlan],
+    ) -> Result<Self, Error> {
+        Self::of(backend, model, recipe, linears, |model| {
+            Block::load(backend, weights, model, index)
+        })
+    }
+
+    fn of(
+        backend: &'a B,
+        model: &ModelConfig,
+        recipe: &Recipe,
+        linears: &[&LinearPlan],
+        load: impl FnOnce(&ModelConfig) -> Result<Block<B>, treillage_model::Error>,
     ) -> Result<Self, Error> {
         let inputs: BTreeSet<Input> = linears.iter().map(|linear| linear.input()).collect();
         let experts = inputs.iter().any(|input| matches!(input, Input::Expert(_)));
@@ -167,7 +198,7 @@ impl<'a, B: Quantization> Watched<'a, B> {
             ExpertTokens::All => (&everywhere, RouteWeighting::Uniform),
             ExpertTokens::Routed { weighting, .. } => (model, weighting),
         };
-        let mut block = Block::load(backend, weights, model, index)?;
+        let mut block = load(model)?;
         Ok(Self {
             backend,
             moments: block.watch(backend, weighting, &wants)?,

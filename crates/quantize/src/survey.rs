@@ -127,7 +127,7 @@ impl<B: Quantization> Survey<'_, B> {
             let room = Room::new(self.memory, block, stream.bytes());
             let linears = room.passes(linears)?.swap_remove(0);
             let (backend, index) = (self.backend, block.index);
-            let watched = Watched::new(backend, &gainless, config, self.recipe, index, &linears)?;
+            let watched = Watched::whole(backend, &gainless, config, self.recipe, index, &linears)?;
             let split = observe(&watched, &stream)?;
             for linears in kinds(&linears) {
                 match linears[0].reads() {

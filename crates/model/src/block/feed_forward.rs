@@ -10,7 +10,6 @@ use crate::{
 /// The second half of a block: a norm and what follows it.
 pub(super) struct FeedForward<B: Inference> {
     norm: B::Norm,
-    pub(super) hidden: usize,
     pub(super) network: Network<B>,
 }
 
@@ -50,7 +49,6 @@ impl<B: Inference> FeedForward<B> {
         let hidden = loader.config.hidden_size;
         Ok(Self {
             norm: loader.norm(&layout.feed_forward_norm, hidden)?,
-            hidden,
             network: match layout.feed_forward {
                 FeedForwardLayout::Dense(mlp) => Network::Dense(Mlp::load(loader, *mlp)?),
                 FeedForwardLayout::Moe(moe) => Network::Moe(Box::new(Moe::load(loader, *moe)?)),

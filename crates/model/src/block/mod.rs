@@ -24,7 +24,9 @@ pub use moments::BlockMoments;
 /// One transformer block of a model, on a backend.
 pub struct Block<B: Inference> {
     mixer: Mixer<B>,
-    feed_forward: FeedForward<B>,
+    /// Not there if only the mixer was loaded.
+    feed_forward: Option<FeedForward<B>>,
+    hidden: usize,
     index: usize,
 }
 
@@ -65,6 +67,26 @@ impl<B: Inference> Block<B> {
         config: &ModelConfig,
         index: usize,
     ) -> Result<Self, Error> {
+        let mut block = Self::load_mixer(backend, weights, config, index)?;
+        let loader = Loader {
+            backend,
+            weights,
+            config,
+        };
+        block.feed_forward = Some(FeedForward::load(&loader, BlockLayout::new(config, index))?);
+        Ok(block)
+    }
+
+    /// The same without its feed-forward network, by far the larger part: it ends with `x + mixer(norm(x))`.
+    ///
+    /// # Errors
+    /// As [`Block::load`].
+    pub fn load_mixer(
+        backend: &B,
+        weights: &dyn Weights,
+        config: &ModelConfig,
+        index: usize,
+    ) -> Result<Self, Error> {
         let layout = BlockLayout::new(config, index);
         let loader = Loader {
             backend,
@@ -82,7 +104,8 @@ impl<B: Inference> Block<B> {
                 }
                 MixerLayout::Delta(layout) => Mixer::Delta(DeltaNet::load(&loader, norm, layout)?),
             },
-            feed_forward: FeedForward::load(&loader, layout)?,
+            feed_forward: None,
+            hidden: config.hidden_size,
             index,
         })
     }
@@ -117,6 +140,9 @@ impl<B: Inference> Block<B> {
             Mixer::Latent(latent) => latent.forward(backend, x, cache)?,
             Mixer::Delta(net) => net.forward(backend, x, cache)?,
         };
-        self.feed_forward.forward(backend, &x)
+        match &self.feed_forward {
+            Some(feed_forward) => feed_forward.forward(backend, &x),
+            None => Ok(x),
+        }
     }
 }

@@ -42,7 +42,7 @@ impl<B: Quantization> Block<B> {
             wants,
             by_input: BTreeMap::new(),
         };
-        let hidden = self.feed_forward.hidden;
+        let hidden = self.hidden;
         // One linear of those that share an input stands for all.
         match &mut self.mixer {
             Mixer::Attention(attention) => {
@@ -65,12 +65,13 @@ impl<B: Quantization> Block<B> {
                 watcher.linear(&mut net.output, Input::AttentionOutput, inner)?;
             }
         }
-        match &mut self.feed_forward.network {
-            Network::Dense(mlp) => {
+        match self.feed_forward.as_mut().map(|part| &mut part.network) {
+            None => {}
+            Some(Network::Dense(mlp)) => {
                 watcher.linear(&mut mlp.network.gate, Input::FeedForward, hidden)?;
                 watcher.linear(&mut mlp.network.down, Input::Down, mlp.inner)?;
             }
-            Network::Moe(moe) => {
+            Some(Network::Moe(moe)) => {
                 watcher.linear(&mut moe.router, Input::FeedForward, hidden)?;
                 let inputs = watcher.experts(moe.count, Input::Expert, hidden)?;
                 let inner = moe.shape.out_features;

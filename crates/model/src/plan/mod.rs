@@ -168,6 +168,16 @@ pub enum Input {
     Head,
 }
 
+impl Input {
+    /// Whether a block's mixer reads it, which does not know of the feed-forward network.
+    pub fn is_mixers(self) -> bool {
+        matches!(
+            self,
+            Self::Attention | Self::QueryLatent | Self::Latent | Self::AttentionOutput
+        )
+    }
+}
+
 impl LinearPlan {
     /// What it reads.
     pub fn input(&self) -> Input {

@@ -22,6 +22,16 @@ fn watched_steps_gather_the_naive_moments() {
             let mut block = Block::load(&backend, &checkpoint, config, block_plan.index).unwrap();
             let moments = block.watch(&backend, weighting, &|_| true).unwrap();
             let mut cache = block.new_cache(&backend, IDS.len()).unwrap();
+            let mut mixer =
+                Block::load_mixer(&backend, &checkpoint, config, block_plan.index).unwrap();
+            let mixers = mixer.watch(&backend, weighting, &|_| true).unwrap();
+            mixer.forward(&backend, &x, &mut cache).unwrap();
+            assert!(mixers.get(Input::AttentionOutput).is_some());
+            for (input, moments) in mixers.iter() {
+                assert!(input.is_mixers(), "{input:?}");
+                assert_moments(&backend, moments, input, &trace[&input], weighting);
+            }
+            let mut cache = block.new_cache(&backend, IDS.len()).unwrap();
             x = block.forward(&backend, &x, &mut cache).unwrap();
             for linear in &block_plan.linears {
                 assert!(moments.get(linear.input()).is_some(), "{}", linear.prefix);
