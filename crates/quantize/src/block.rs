@@ -122,6 +122,19 @@ pub(crate) fn kinds<'p>(linears: &[&'p LinearPlan]) -> Vec<Vec<&'p LinearPlan>> 
     kinds.into_values().collect()
 }
 
+/// How a block is loaded, or a part of it.
+pub(crate) type Load<B> =
+    fn(&B, &dyn Weights, &ModelConfig, usize) -> Result<Block<B>, treillage_model::Error>;
+
+/// How as much of a block is loaded as `linears` need to gather what they read: what the mixer reads is seen without the network
+/// behind it.
+pub(crate) fn needed<B: Quantization>(linears: &[&LinearPlan]) -> Load<B> {
+    match linears.iter().all(|linear| linear.input().is_mixers()) {
+        true => Block::load_mixer,
+        false => Block::load,
+    }
+}
+
 /// A block that gathers what some of its linears read.
 pub(crate) struct Watched<'a, B: Quantization> {
     backend: &'a B,
@@ -146,11 +159,11 @@ impl<'a, B: Quantization> Watched<'a, B> {
             &encoder.options.recipe,
             index,
             linears,
+            needed(linears),
         )
     }
 
-    /// As much of block `index` of the model that `model` describes as `linears` need to gather what they read: what the mixer reads
-    /// is seen without the network behind it.
+    /// What `load` gives of block `index` of the model that `model` describes, which gathers what `linears` read.
     pub(crate) fn new(
         backend: &'a B,
         weights: &dyn Weights,
@@ -158,36 +171,7 @@ impl<'a, B: Quantization> Watched<'a, B> {
         recipe: &Recipe,
         index: usize,
         linears: &[&LinearPlan],
-    ) -> Result<Self, Error> {
-        let load = match linears.iter().all(|linear| linear.input().is_mixers()) {
-            true => Block::load_mixer,
-            false => Block::load,
-        };
-        Self::of(backend, model, recipe, linears, |model| {
-            load(backend, weights, model, index)
-        })
-    }
-
-    /// The same of all of a block.
-    pub(crate) fn whole(
-        backend: &'a B,
-        weights: &dyn Weights,
-        model: &ModelConfig,
-        recipe: &Recipe,
-        index: usize,
-        linears: &[&LinearPlan],
-    ) -> Result<Self, Error> {
-        Self::of(backend, model, recipe, linears, |model| {
-            Block::load(backend, weights, model, index)
-        })
-    }
-
-    fn of(
-        backend: &'a B,
-        model: &ModelConfig,
-        recipe: &Recipe,
-        linears: &[&LinearPlan],
-        load: impl FnOnce(&ModelConfig) -> Result<Block<B>, treillage_model::Error>,
+        load: Load<B>,
     ) -> Result<Self, Error> {
         let inputs: BTreeSet<Input> = linears.iter().map(|linear| linear.input()).collect();
         let experts = inputs.iter().any(|input| matches!(input, Input::Expert(_)));
@@ -198,7 +182,7 @@ impl<'a, B: Quantization> Watched<'a, B> {
             ExpertTokens::All => (&everywhere, RouteWeighting::Uniform),
             ExpertTokens::Routed { weighting, .. } => (model, weighting),
         };
-        let mut block = load(model)?;
+        let mut block = load(backend, weights, model, index)?;
         Ok(Self {
             backend,
             moments: block.watch(backend, weighting, &wants)?,

@@ -22,7 +22,7 @@ use treillage_model::{
 
 use crate::{
     CalibrationTokens, Error, Event, Folded, Recipe,
-    block::Watched,
+    block::{Watched, needed},
     noise::{Noisy, channel_power},
     passes::Room,
     statistics::Statistics,
@@ -99,7 +99,9 @@ impl<B: Quantization> SensitivitySurvey<'_, B> {
             let room = Room::new(self.memory, plan, calibration.bytes() + self.most_bytes());
             let mut seen = HashMap::new();
             for linears in room.passes(plan.linears.iter().collect())? {
-                let watched = Watched::new(backend, source, config, &recipe, index, &linears)?;
+                let load = needed(&linears);
+                let watched =
+                    Watched::new(backend, source, config, &recipe, index, &linears, load)?;
                 let gathered = watched.observe(&calibration, |_| true, &mut || ())?;
                 drop(watched);
                 for linear in linears {

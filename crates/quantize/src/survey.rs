@@ -5,7 +5,7 @@ use treillage_backend::Quantization;
 use treillage_checkpoint::Checkpoint;
 use treillage_gptq::{Config, Rotation};
 use treillage_model::{
-    Embedding,
+    Block, Embedding,
     plan::{LinearPlan, ModelPlan, Space},
 };
 
@@ -127,7 +127,16 @@ impl<B: Quantization> Survey<'_, B> {
             let room = Room::new(self.memory, block, stream.bytes());
             let linears = room.passes(linears)?.swap_remove(0);
             let (backend, index) = (self.backend, block.index);
-            let watched = Watched::whole(backend, &gainless, config, self.recipe, index, &linears)?;
+            let watched = Watched::new(
+                backend,
+                &gainless,
+                config,
+                self.recipe,
+                index,
+                &linears,
+                // Its rows go on from it.
+                Block::load,
+            )?;
             let split = observe(&watched, &stream)?;
             for linears in kinds(&linears) {
                 match linears[0].reads() {
