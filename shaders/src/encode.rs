@@ -283,16 +283,15 @@ let before = before_run * {rows}u + ((before_group / {run}u) ^ (before_run * {tw
                     if loaded != Some(place / VECTOR) {
                         loaded = Some(place / VECTOR);
                         let name = format!("{part}_{}", place / VECTOR);
-                        let at = format!("weights[{}u + lane]", place / VECTOR * lanes);
-                        self.vector(text, &name, &at);
+                        vector(text, &name, &format!("{}u + lane", place / VECTOR * lanes));
                     }
                     let weight = weight(&format!("{part}_{}", place / VECTOR), place % VECTOR);
                     let (j, before) = (u * run + r, format!("b{u}_{q}"));
                     if q == 0 {
-                        let extended = self.extended(&weight, &before);
+                        let extended = extended(&weight, &before);
                         let _ = writeln!(text, "var n{j} = {extended};");
                     } else {
-                        self.edge(text, j, &weight, &before);
+                        edge(text, j, &weight, &before);
                     }
                 }
             }
@@ -311,13 +310,13 @@ let before = before_run * {rows}u + ((before_group / {run}u) ^ (before_run * {tw
             let _ = writeln!(text, "let b{q} = costs[before + (q + {q}u) * {stride}u];");
         }
         for v in 0..run {
-            let at = format!("weights[(q / {UNROLLED}u * {run}u + {v}u) * {lanes}u + lane]");
-            self.vector(text, &v.to_string(), &at);
+            let at = format!("(q / {UNROLLED}u * {run}u + {v}u) * {lanes}u + lane");
+            vector(text, &v.to_string(), &at);
         }
         for place in 0..run * UNROLLED {
             let (q, r) = (place / run, place % run);
             let weight = weight(&(place / VECTOR).to_string(), place % VECTOR);
-            self.edge(text, r, &weight, &format!("b{q}"));
+            edge(text, r, &weight, &format!("b{q}"));
         }
         text.push_str("}\n");
     }
@@ -330,28 +329,28 @@ let before = before_run * {rows}u + ((before_group / {run}u) ^ (before_run * {tw
             format!("at = select(at, vec2<u32>({register}), c{j} == least);")
         }))
     }
+}
 
-    /// Takes a vector of the codebook apart.
-    fn vector(&self, text: &mut String, name: &str, at: &str) {
-        let _ = writeln!(text, "let w{name} = {at};");
-        for component in ["x", "y", "z", "w"] {
-            let _ = writeln!(
-                text,
-                "let w{name}{component} = two_weights(w{name}.{component});"
-            );
-        }
+/// Takes a vector of the codebook apart.
+fn vector(text: &mut String, name: &str, at: &str) {
+    let _ = writeln!(text, "let w{name} = weights[{at}];");
+    for component in ["x", "y", "z", "w"] {
+        let _ = writeln!(
+            text,
+            "let w{name}{component} = two_weights(w{name}.{component});"
+        );
     }
+}
 
-    /// The cost of a path that is extended by a state.
-    fn extended(&self, weight: &str, before: &str) -> String {
-        format!("extended(wanted - Cost({weight}), {before})")
-    }
+/// The cost of a path that is extended by a state.
+fn extended(weight: &str, before: &str) -> String {
+    format!("extended(wanted - Cost({weight}), {before})")
+}
 
-    /// A lane's register `j` may be better reached by a branch.
-    fn edge(&self, text: &mut String, j: usize, weight: &str, before: &str) {
-        let extended = self.extended(weight, before);
-        let _ = writeln!(text, "n{j} = min(n{j}, {extended});");
-    }
+/// A lane's register `j` may be better reached by a branch.
+fn edge(text: &mut String, j: usize, weight: &str, before: &str) {
+    let extended = extended(weight, before);
+    let _ = writeln!(text, "n{j} = min(n{j}, {extended});");
 }
 
 /// The weight at `place` of a vector.

@@ -6,6 +6,8 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par, Scale};
 use nalgebra::DMatrix;
 
+use crate::hessian::mirrored;
+
 /// A matrix to read: the whole or a window of an nalgebra matrix or of a slice. Copying and transposing it is free.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a>(MatRef<'a, f32>);
@@ -22,15 +24,6 @@ pub enum Parallelism {
     Sequential,
     /// On the threads of the current rayon pool.
     Rayon,
-}
-
-impl Parallelism {
-    fn par(self) -> Par {
-        match self {
-            Parallelism::Sequential => Par::Seq,
-            Parallelism::Rayon => Par::rayon(0),
-        }
-    }
 }
 
 impl<'a> View<'a> {
@@ -158,20 +151,23 @@ pub fn gemm<'a>(
     } else {
         Accum::Add
     };
-    let par = parallelism.par();
+    let par = match parallelism {
+        Parallelism::Sequential => Par::Seq,
+        Parallelism::Rayon => Par::rayon(0),
+    };
     faer::linalg::matmul::matmul(c, accumulate, a.into().0, b.into().0, alpha, par);
 }
 
-/// `a·aᵀ`, half of which is computed and the rest copied.
+/// `a·aᵀ`, half of which is computed and the rest copied, on the threads of the current rayon pool.
 ///
 /// ```
-/// use treillage_linalg::{Parallelism, syrk};
+/// use treillage_linalg::syrk;
 /// use nalgebra::DMatrix;
 ///
 /// let a = DMatrix::from_fn(3, 2, |row, column| (row + 2 * column) as f32);
-/// assert_eq!(syrk(&a, Parallelism::Sequential), &a * a.transpose());
+/// assert_eq!(syrk(&a), &a * a.transpose());
 /// ```
-pub fn syrk<'a>(a: impl Into<View<'a>>, parallelism: Parallelism) -> DMatrix<f32> {
+pub fn syrk<'a>(a: impl Into<View<'a>>) -> DMatrix<f32> {
     let a = a.into();
     let n = a.shape().0;
     let mut product = DMatrix::zeros(n, n);
@@ -184,8 +180,7 @@ pub fn syrk<'a>(a: impl Into<View<'a>>, parallelism: Parallelism) -> DMatrix<f32
         a.transpose().0,
         BlockStructure::Rectangular,
         1.0,
-        parallelism.par(),
+        Par::rayon(0),
     );
-    product.fill_upper_triangle_with_lower_triangle();
-    product
+    mirrored(&product, |x| x)
 }

@@ -411,7 +411,10 @@ fn transposed(rows: &[f32], n: usize) -> Vec<f64> {
 }
 
 /// The symmetric matrix whose lower triangle is that of `lower`, converted entry by entry.
-fn mirrored<T: Copy + Sync>(lower: &DMatrix<T>, convert: impl Fn(T) -> f32 + Sync) -> DMatrix<f32> {
+pub(crate) fn mirrored<T: Copy + Sync>(
+    lower: &DMatrix<T>,
+    convert: impl Fn(T) -> f32 + Sync,
+) -> DMatrix<f32> {
     /// Side of the squares that are read along columns and written along rows: both stay in cache.
     const SIDE: usize = 32;
     let n = lower.nrows();

@@ -141,12 +141,12 @@ impl<'a> Preparation<'a> {
         if self.config.refit {
             suh = fit.input_scale(&suh, &svh);
         }
-        let half = fit.with_input(&suh);
+        let fit = fit.with_input(&suh);
         if self.config.refit {
-            svh = half.output_scale(&svh);
+            svh = fit.output_scale(&svh);
         }
         let report = EncodeReport {
-            relative_error: half.relative_error(&svh),
+            relative_error: fit.relative_error(&svh),
             damping,
             scale: self.scale,
             fallback: self.feedback.as_ref().err().copied(),

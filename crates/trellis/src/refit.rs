@@ -54,7 +54,7 @@ impl<'a> Fit<'a> {
         }
         let matrix = match self.hessian {
             Some(hessian) => {
-                let mut matrix = syrk(&v, Parallelism::Rayon);
+                let mut matrix = syrk(&v);
                 let size = matrix.diagonal();
                 matrix.component_mul_assign(hessian);
                 matrix.set_diagonal(&(matrix.diagonal() + size * self.damping));
@@ -75,11 +75,11 @@ impl<'a> Fit<'a> {
     }
 
     /// The linear with its input scales settled.
-    pub(crate) fn with_input<'b>(&'b self, input: &[f16]) -> Half<'b> {
+    pub(crate) fn with_input<'b>(&'b self, input: &[f16]) -> WithInput<'b> {
         let output = vec![f16::ONE; self.inner.ncols()];
         let stored = scaled(&self.inner, input, &output);
         let pulled = product(self.hessian, self.damping, &stored);
-        Half {
+        WithInput {
             fit: self,
             stored,
             pulled,
@@ -88,7 +88,7 @@ impl<'a> Fit<'a> {
 }
 
 /// A linear that lacks its output scales.
-pub(crate) struct Half<'a> {
+pub(crate) struct WithInput<'a> {
     fit: &'a Fit<'a>,
     /// `diag(input) · inner`.
     stored: DMatrix<f32>,
@@ -96,7 +96,7 @@ pub(crate) struct Half<'a> {
     pulled: DMatrix<f32>,
 }
 
-impl Half<'_> {
+impl WithInput<'_> {
     /// The output scales of least error: `w_jᵀ H v_j / v_jᵀ H v_j` for the output whose stored weights are `v_j` times its scale.
     /// Keeps that of `output` where this is not defined: an output that is zero, or that no input reaches.
     pub(crate) fn output_scale(&self, output: &[f16]) -> Vec<f16> {
@@ -273,8 +273,8 @@ mod tests {
         let fit = Fit::new(&weights, noise(128, 128, 1), None, 0.0);
         let zero = vec![f16::ZERO; 128];
         let one = vec![f16::ONE; 128];
-        let half = fit.with_input(&one);
-        assert_eq!(half.output_scale(&zero), zero);
-        assert_eq!(half.relative_error(&zero), 0.0);
+        let fit = fit.with_input(&one);
+        assert_eq!(fit.output_scale(&zero), zero);
+        assert_eq!(fit.relative_error(&zero), 0.0);
     }
 }
