@@ -4,8 +4,10 @@
 
 mod support;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use half::f16;
 use nalgebra::DMatrix;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -15,7 +17,7 @@ use treillage_cpu::CpuBackend;
 use treillage_gpu::quantize::{TileEncoder, Tuning, encode_trellis};
 use treillage_gpu::{Context, Options};
 use treillage_trellis::viterbi::{Effort, Encoder, encode_tile_whole};
-use treillage_trellis::{Bits, Codebook, EncodeConfig, TILE_WEIGHTS, tile};
+use treillage_trellis::{Bits, Codebook, EncodeConfig, Preparation, TILE_WEIGHTS, padded, tile};
 
 type Tile = [f32; TILE_WEIGHTS];
 
@@ -181,6 +183,55 @@ fn linears_are_encoded_as_on_the_cpu_and_each_by_itself() {
         assert!(alone[0].linear.words() == found.linear.words(), "{name}");
         assert_eq!(&alone[0].report, report, "{name}");
     }
+}
+
+/// What encoding `job` found so far, whose scale was settled by codes of `context`.
+fn settled(context: &Context, job: &EncodeJob<EncodeConfig>) -> Preparation<'static> {
+    let (rows, columns) = (job.shape.in_features, job.shape.out_features);
+    let weights = DMatrix::from_vec(rows, columns, job.weights.clone());
+    let hessian = job.hessian.as_deref().cloned();
+    let hessian = hessian.map(|hessian| padded(Cow::Owned(hessian)));
+    let weights = padded(Cow::Owned(weights));
+    let mut linear = Preparation::new(weights, hessian, &job.config).unwrap();
+    let EncodeConfig { bits, codebook, .. } = job.config;
+    let effort = job.config.effort;
+    let encoder = TileEncoder::new(context, bits, codebook, effort, Tuning::default()).unwrap();
+    let samples = encoder.encode(context, linear.samples().as_flattened());
+    linear.settle(&states(&samples.unwrap(), bits));
+    linear
+}
+
+#[test]
+fn scales_are_those_that_the_cpu_fits_to_the_same_codes() {
+    let changed = || {
+        let mut jobs = jobs();
+        jobs[2].config.refit = false;
+        // An input that is never there, and an output that is nothing.
+        let mut hessian = DMatrix::clone(jobs[1].hessian.as_ref().unwrap());
+        hessian.column_mut(7).fill(0.0);
+        hessian.row_mut(7).fill(0.0);
+        jobs[1].hessian = Some(Arc::new(hessian));
+        jobs[1].weights[128 * 9..128 * 10].fill(0.0);
+        jobs
+    };
+    each_mode(|context, mode| {
+        let found = encode_trellis(context, changed(), Tuning::default()).unwrap();
+        for (job, found) in changed().iter().zip(found) {
+            let name = format!("{}, {mode:?}", job.name);
+            let expected = settled(context, job).fit(found.linear.words()).unwrap();
+            let close = |found: &[f16], expected: &[f16]| {
+                let pairs = found.iter().zip(expected);
+                pairs.for_each(|(f, e)| {
+                    let (f, e) = (f.to_f32(), e.to_f32());
+                    assert!((f - e).abs() <= 2e-3 * e.abs(), "{name}: {f}, not {e}");
+                });
+            };
+            close(found.linear.suh(), &expected.suh);
+            close(found.linear.svh(), &expected.svh);
+            let ratio = found.report.relative_error / expected.relative_error;
+            assert!((ratio - 1.0).abs() < 1e-3, "{name}: {ratio}");
+        }
+    });
 }
 
 #[test]

@@ -41,5 +41,6 @@ pub fn encode_linear(
         config.codebook,
         &encoder,
     );
-    linear.finish(words)
+    let fitted = linear.fit(&words)?;
+    linear.finish(words, fitted)
 }

@@ -64,7 +64,7 @@ pub use config::{EncodeConfig, EncodeReport, Encoded, Fallback, HessianMetric, O
 pub use encode::encode_linear;
 pub use error::Error;
 pub use packed::{PackedLinear, PackedParts, Words};
-pub use preparation::{Preparation, padded};
+pub use preparation::{Fitted, Preparation, ToFit, padded};
 pub use regularize::ROTATION;
 pub use simd::SimdLevel;
 

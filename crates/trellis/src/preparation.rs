@@ -19,7 +19,8 @@ use crate::{
 
 /// A linear on its way to codes. [`encode_linear`](crate::encode_linear) goes all of it; whoever makes codes elsewhere does what it
 /// does: encodes [`Preparation::samples`], [settles](Preparation::settle) the scale, encodes [`Preparation::targets`] from the last
-/// 16 rows to the first with [`Preparation::feedback`], and [finishes](Preparation::finish).
+/// 16 rows to the first with [`Preparation::feedback`], fits scales to [what is asked of them](Preparation::to_fit) – or has them
+/// [fitted](Preparation::fit) –, and [finishes](Preparation::finish).
 #[derive(Debug)]
 pub struct Preparation<'a> {
     config: EncodeConfig,
@@ -106,54 +107,117 @@ impl<'a> Preparation<'a> {
         self.feedback.as_ref().ok().map(|factors| &factors.lower)
     }
 
-    /// The linear with `words`, packed tiles row-major, and the scales that fit them best.
+    /// What the scales of this linear are fitted to, once they are settled.
     ///
     /// # Errors
-    /// [`Error::ScaleRange`] for weights too large for half-precision scales; [`Error::Shape`] if words are not as many.
-    pub fn finish(self, words: Vec<u16>) -> Result<Encoded, Error> {
-        let (mut suh, mut svh) = stored_scales(&self.input_scale, &self.output_scale)?;
-        let words = Arc::new(words);
-        let linear = |suh, svh| {
-            PackedLinear::new(PackedParts {
-                words: Arc::clone(&words) as _,
-                shape: [
-                    self.weights.nrows() / TILE,
-                    self.weights.ncols() / TILE,
-                    self.config.bits.words_per_tile(),
-                ],
-                codebook: self.config.codebook,
-                suh,
-                svh,
-                bias: None,
-            })
-        };
-        let mut inner = linear(suh.clone(), svh.clone())?.decode_inner();
+    /// [`Error::ScaleRange`] for weights too large for half-precision scales.
+    pub fn to_fit(&self) -> Result<ToFit<'_>, Error> {
+        let (suh, svh) = stored_scales(&self.input_scale, &self.output_scale)?;
+        let hessian = self.hessian.as_deref();
+        Ok(ToFit {
+            weights: &self.weights,
+            hessian: hessian.filter(|_| self.feedback.is_ok()),
+            damping: self.damping(),
+            refit: self.config.refit,
+            suh,
+            svh,
+        })
+    }
+
+    /// The scales that fit `words` best, packed tiles row-major.
+    ///
+    /// # Errors
+    /// [`Error::ScaleRange`]; [`Error::Shape`] if words are not as many.
+    pub fn fit(&self, words: &[u16]) -> Result<Fitted, Error> {
+        let ToFit {
+            weights,
+            hessian,
+            damping,
+            refit,
+            mut suh,
+            mut svh,
+        } = self.to_fit()?;
+        let linear = self.linear(words.to_vec(), suh.clone(), svh.clone())?;
+        let mut inner = linear.decode_inner();
         hadamard::rotate_rows(&mut inner, ROTATION);
         hadamard::rotate_columns(&mut inner, ROTATION);
-        let damping = self.feedback.as_ref().map_or(0.0, |f| f.damping);
-        let hessian = self.hessian.as_deref();
-        let fit = Fit::new(
-            &self.weights,
-            inner,
-            hessian.filter(|_| self.feedback.is_ok()),
-            damping,
-        );
-        if self.config.refit {
+        let fit = Fit::new(weights, inner, hessian, damping);
+        if refit {
             suh = fit.input_scale(&suh, &svh);
         }
         let fit = fit.with_input(&suh);
-        if self.config.refit {
+        if refit {
             svh = fit.output_scale(&svh);
         }
-        let report = EncodeReport {
+        Ok(Fitted {
             relative_error: fit.relative_error(&svh),
-            damping,
+            suh,
+            svh,
+        })
+    }
+
+    /// The linear with `words` and the scales that were fitted to them.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if words or scales are not as many.
+    pub fn finish(self, words: Vec<u16>, fitted: Fitted) -> Result<Encoded, Error> {
+        let report = EncodeReport {
+            relative_error: fitted.relative_error,
+            damping: self.damping(),
             scale: self.scale,
             fallback: self.feedback.as_ref().err().copied(),
         };
-        let linear = linear(suh, svh)?;
+        let linear = self.linear(words, fitted.suh, fitted.svh)?;
         Ok(Encoded { linear, report })
     }
+
+    fn damping(&self) -> f32 {
+        self.feedback.as_ref().map_or(0.0, |f| f.damping)
+    }
+
+    fn linear(&self, words: Vec<u16>, suh: Vec<f16>, svh: Vec<f16>) -> Result<PackedLinear, Error> {
+        PackedLinear::new(PackedParts {
+            words: Arc::new(words),
+            shape: [
+                self.weights.nrows() / TILE,
+                self.weights.ncols() / TILE,
+                self.config.bits.words_per_tile(),
+            ],
+            codebook: self.config.codebook,
+            suh,
+            svh,
+            bias: None,
+        })
+    }
+}
+
+/// What the scales of a linear are fitted to: `W ≈ diag(suh) · Q · diag(svh)` in the metric of its inputs, where `Q` are the values of
+/// its codes in the original basis.
+#[derive(Clone, Debug)]
+pub struct ToFit<'a> {
+    /// `W`, (in, out).
+    pub weights: &'a DMatrix<f32>,
+    /// `E[x xᵀ]`, (in, in); the identity without.
+    pub hessian: Option<&'a DMatrix<f32>>,
+    /// Added to the Hessian's diagonal for fitting, so that few tokens do not fit too well; not for the error.
+    pub damping: f32,
+    /// Whether scales are fitted, or stay what they are.
+    pub refit: bool,
+    /// The inputs' scales to begin with.
+    pub suh: Vec<f16>,
+    /// The outputs'.
+    pub svh: Vec<f16>,
+}
+
+/// The scales that a linear is stored with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fitted {
+    /// Of inputs.
+    pub suh: Vec<f16>,
+    /// Of outputs.
+    pub svh: Vec<f16>,
+    /// `tr(Eᵀ H E) / tr(Wᵀ H W)` with them, undamped; 0 where no weight counts.
+    pub relative_error: f64,
 }
 
 /// `matrix` with zero rows and columns up to multiples of [`ROTATION`].

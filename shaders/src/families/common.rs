@@ -9,6 +9,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("common/dense_f16"),
         source!("common/dense_f32"),
         source!("common/guard"),
+        source!("common/half"),
         source!("common/lanes_subgroup"),
         source!("common/lanes_workgroup"),
         source!("common/finite"),

@@ -10,6 +10,7 @@ mod linear;
 mod moments;
 mod norm;
 mod quantize;
+mod refit;
 mod routing;
 mod rows;
 mod sampling;
@@ -31,4 +32,5 @@ pub(crate) const FAMILIES: &[&Family] = &[
     &moments::FAMILY,
     &encode::FAMILY,
     &quantize::FAMILY,
+    &refit::FAMILY,
 ];

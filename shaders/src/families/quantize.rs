@@ -17,6 +17,7 @@ pub(crate) const FAMILY: Family = Family {
         source!("quantize/ladder_e8m0"),
         source!("quantize/ladder_f16"),
         source!("quantize/largest"),
+        source!("quantize/lower"),
         source!("quantize/order"),
         source!("quantize/pack"),
         source!("quantize/panel"),

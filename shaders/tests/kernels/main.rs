@@ -13,6 +13,7 @@ mod latent;
 mod moments;
 mod norm;
 mod quantize;
+mod refit;
 mod routing;
 mod rows;
 mod sampling;

@@ -61,18 +61,21 @@ fn syrk_is_the_product_of_columns() {
 #[test]
 fn transposing_turns_over() {
     let Some(device) = device() else { return };
-    let n = 37;
-    let x = Random::new(2).values(n * n);
-    let buffers = [bytes(&x), vec![0; 4 * n * n]];
-    let results = run(
-        device,
-        "quantize/transpose",
-        &buffers,
-        &Params::default().u(n),
-        [3, 3, 1],
-    );
-    let expected: Vec<f32> = (0..n * n).map(|i| x[i % n * n + i / n]).collect();
-    assert_eq!(results.of::<f32>(1), expected);
+    for (rows, columns) in [(37, 37), (16, 50), (33, 8)] {
+        let x = Random::new(2).values(rows * columns);
+        let buffers = [bytes(&x), vec![0; 4 * rows * columns]];
+        let results = run(
+            device,
+            "quantize/transpose",
+            &buffers,
+            &Params::default().u(rows).u(columns),
+            [columns.div_ceil(16), rows.div_ceil(16), 1],
+        );
+        let expected: Vec<f32> = (0..rows * columns)
+            .map(|i| x[i % rows * columns + i / rows])
+            .collect();
+        assert_eq!(results.of::<f32>(1), expected);
+    }
 }
 
 /// Order and state of a Hessian.

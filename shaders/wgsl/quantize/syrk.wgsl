@@ -15,39 +15,27 @@ var<immediate> p: Params;
 
 const BY_DEPTH = false;
 
-//!use quantize/product
+//!use quantize/lower
 
-fn value(row: u32, column: u32) -> f32 {
-    if row < p.rows && column < p.width {
-        return x[row * p.width + column];
+fn left(row: u32, k: u32) -> f32 {
+    return right(k, row);
+}
+
+fn right(k: u32, column: u32) -> f32 {
+    if k < p.rows && column < p.width {
+        return x[k * p.width + column];
     }
     return 0.0;
 }
 
-fn left(row: u32, k: u32) -> f32 {
-    return value(k, row);
-}
-
-fn right(k: u32, column: u32) -> f32 {
-    return value(k, column);
+fn put(row: u32, column: u32, value: f32) {
+    if row < p.width {
+        out[row * p.width + column] = p.scale * value;
+        out[column * p.width + row] = p.scale * value;
+    }
 }
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    if group.x > group.y {
-        return;
-    }
-    let tile = product(64u * group.y, 64u * group.x, p.rows, lane);
-    for (var i = 0u; i < 4u; i += 1u) {
-        let row = 64u * group.y + lane / 16u * 4u + i;
-        let values = p.scale * row_of(tile, i);
-        for (var j = 0u; j < 4u; j += 1u) {
-            let column = 64u * group.x + lane % 16u * 4u + j;
-            // Within tiles on the diagonal each place has two writers, who may differ in the last bit.
-            if row < p.width && column <= row {
-                out[row * p.width + column] = values[j];
-                out[column * p.width + row] = values[j];
-            }
-        }
-    }
+    lower(group, p.rows, lane);
 }

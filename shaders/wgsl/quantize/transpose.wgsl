@@ -1,10 +1,11 @@
-// A square matrix turned over.
+// A matrix turned over.
 //
-// bindings   0 matrix: f32 [n, n]; 1 out: f32 [n, n]
-// grid       x, y: ceil(n / 16)
+// bindings   0 matrix: f32 [rows, columns]; 1 out: f32 [columns, rows]
+// grid       x: ceil(columns / 16); y: ceil(rows / 16)
 
 struct Params {
-    n: u32,
+    rows: u32,
+    columns: u32,
 }
 
 @group(0) @binding(0) var<storage, read> matrix: array<f32>;
@@ -19,13 +20,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let column = lane % 16u;
     let from_row = 16u * group.y + row;
     let from_column = 16u * group.x + column;
-    if from_row < p.n && from_column < p.n {
-        tile[17u * row + column] = matrix[from_row * p.n + from_column];
+    if from_row < p.rows && from_column < p.columns {
+        tile[17u * row + column] = matrix[from_row * p.columns + from_column];
     }
     workgroupBarrier();
     let to_row = 16u * group.x + row;
     let to_column = 16u * group.y + column;
-    if to_row < p.n && to_column < p.n {
-        out[to_row * p.n + to_column] = tile[17u * column + row];
+    if to_row < p.columns && to_column < p.rows {
+        out[to_row * p.rows + to_column] = tile[17u * column + row];
     }
 }

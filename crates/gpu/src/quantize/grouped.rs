@@ -89,7 +89,8 @@ fn has_device_weights(job: &EncodeJob<Config>) -> bool {
     few && job.weights.iter().fold(true, |all, w| all & w.is_finite())
 }
 
-fn brought(
+/// Records a copy of `values`, `rows` rows of them, to the device.
+pub(super) fn brought(
     context: &Context,
     rows: usize,
     width: usize,
@@ -152,7 +153,11 @@ fn finish(
 }
 
 /// Records the rotation of each run of a matrix's rows: `W R`.
-fn rotated(context: &Context, matrix: &Tensor, rotation: Rotation) -> Result<Tensor, crate::Error> {
+pub(super) fn rotated(
+    context: &Context,
+    matrix: &Tensor,
+    rotation: Rotation,
+) -> Result<Tensor, crate::Error> {
     #[derive(Clone, Copy, Pod, Zeroable)]
     #[repr(C)]
     struct Params {
@@ -184,5 +189,24 @@ fn rotated(context: &Context, matrix: &Tensor, rotation: Rotation) -> Result<Ten
     let slices = [&matrix.slice(), &unused.slice(), &out.slice()];
     let grid = [(width as u32).div_ceil(LANES * held), rows as u32, 1];
     context.run("hadamard", &constants, &slices, &params, grid)?;
+    Ok(out)
+}
+
+/// Records a matrix turned over.
+pub(super) fn transposed(context: &Context, matrix: &Tensor) -> Result<Tensor, crate::Error> {
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Params {
+        rows: u32,
+        columns: u32,
+    }
+    let out = context.tensor(matrix.width(), matrix.rows())?;
+    let params = Params {
+        rows: matrix.rows() as u32,
+        columns: matrix.width() as u32,
+    };
+    let slices = [&matrix.slice(), &out.slice()];
+    let grid = [params.columns.div_ceil(16), params.rows.div_ceil(16), 1];
+    context.run("quantize/transpose", &[], &slices, &params, grid)?;
     Ok(out)
 }

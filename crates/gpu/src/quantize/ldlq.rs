@@ -9,7 +9,8 @@ use treillage_trellis::{Preparation, TILE, TILE_WEIGHTS};
 
 use super::TileEncoder;
 use super::viterbi::Place;
-use crate::{Context, Error, Region, Slice, Work};
+use crate::recorder::Download;
+use crate::{Context, Error, Region, Slice, Tensor, Work};
 
 /// Columns of a workgroup of the feedback's kernel; linears are padded to whole ones.
 const COLUMNS: usize = 128;
@@ -40,13 +41,42 @@ impl Size {
     }
 }
 
-/// Encodes linears whose scale is settled: the packed words of each.
+/// Codes of linears, on their way to the host, and what they stand for.
+pub(super) struct Coming {
+    words: Download<1>,
+    /// Bytes of one linear's words.
+    each: usize,
+    count: usize,
+    size: Size,
+    /// `[in, out]`, one linear behind the other, in the basis that was encoded.
+    values: Tensor,
+}
+
+impl Coming {
+    /// The values of linear `index`.
+    pub(super) fn values(&self, index: usize) -> Tensor {
+        let Size { rows, columns } = self.size;
+        self.values.part(index * rows * columns, rows, columns)
+    }
+
+    /// Waits for the packed words of each.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub(super) fn wait(self) -> Result<Vec<Vec<u16>>, Error> {
+        let [bytes] = self.words.wait()?;
+        let each = bytes.chunks_exact(self.each).take(self.count);
+        Ok(each.map(bytemuck::pod_collect_to_vec).collect())
+    }
+}
+
+/// Encodes linears whose scale is settled, without waiting for it.
 pub(super) fn encode(
     context: &Context,
     encoder: &TileEncoder,
     linears: &[Preparation<'_>],
     size: Size,
-) -> Result<Vec<Vec<u16>>, Error> {
+) -> Result<Coming, Error> {
     let Size { rows, columns } = size;
     let count = linears.len();
     let (down, across) = (rows / TILE, columns / TILE);
@@ -59,6 +89,7 @@ pub(super) fn encode(
     let (targets, _held) = room(context, (4 * count * across * TILE_WEIGHTS) as u64)?;
     let word_bytes = 2 * encoder.words_per_tile();
     let (words, _held) = room(context, (count * down * across * word_bytes) as u64)?;
+    let values = context.tensor(count * rows, columns)?;
     for row in (0..down).rev() {
         let place = Place { across, down, row };
         let start = row * TILE;
@@ -72,11 +103,16 @@ pub(super) fn encode(
             last,
         )?;
         encoder.record(context, &targets, &words, count * across, place);
-        take_errors(context, [&targets, &weights], size, count, start)?;
+        let slices = [&targets, &weights, &values.slice()];
+        take_errors(context, slices, size, count, start)?;
     }
-    let bytes = context.recorder.read(&words)?;
-    let each = bytes.chunks_exact(down * across * word_bytes);
-    Ok(each.take(count).map(bytemuck::pod_collect_to_vec).collect())
+    Ok(Coming {
+        words: context.recorder.download([&words]),
+        each: down * across * word_bytes,
+        count,
+        size,
+        values,
+    })
 }
 
 /// Memory lent for as long as the second of the two is held.
@@ -170,7 +206,7 @@ fn feed_back(
 
 fn take_errors(
     context: &Context,
-    slices: [&Slice; 2],
+    slices: [&Slice; 3],
     size: Size,
     count: usize,
     start: usize,
@@ -188,7 +224,7 @@ fn take_errors(
         start: start as u32,
     };
     let work = Work {
-        bytes: 12 * (count * size.columns * TILE) as u64,
+        bytes: 16 * (count * size.columns * TILE) as u64,
         operations: (count * size.columns * TILE) as u64,
     };
     let grid = [(size.columns / TILE) as u32, count as u32, 1];

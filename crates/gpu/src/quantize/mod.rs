@@ -2,6 +2,7 @@
 
 mod grouped;
 mod ldlq;
+mod refit;
 mod trellis;
 mod viterbi;
 

@@ -1,4 +1,4 @@
-//! Linears to trellis codes: the device searches, the host prepares the next and finishes the last meanwhile.
+//! Linears to trellis codes: the device searches and fits scales, the host prepares the next meanwhile.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,14 +8,17 @@ use rayon::prelude::*;
 use treillage_backend::{EncodeJob, Error};
 use treillage_trellis::viterbi::Effort;
 use treillage_trellis::{
-    Bits, Codebook, EncodeConfig, Encoded, Preparation, ROTATION, TILE_WEIGHTS, padded, tile,
+    Bits, Codebook, EncodeConfig, Encoded, Fitted, Preparation, ROTATION, TILE_WEIGHTS, padded,
+    tile,
 };
 
 use super::ldlq::{self, Size};
+use super::refit::{Coming, Refit};
 use super::{TileEncoder, Tuning};
 use crate::Context;
 
-/// Device memory for weights and factors of linears that are encoded together.
+/// Device memory for weights and factors of linears that are encoded together. As much again goes with them: their values, and what
+/// scales are fitted to.
 const AT_ONCE: u64 = 1 << 29;
 
 /// Encodes linears, as `treillage_trellis::encode_linear` does, in the order given. Neighbours of one size, rate and codebook are
@@ -40,7 +43,7 @@ pub fn encode_trellis(
     let mut ready = waiting.next().map(Batch::prepare).transpose()?;
     let mut coded = None;
     while ready.is_some() || coded.is_some() {
-        let finish: Option<(Prepared<'_>, Vec<Vec<u16>>)> = coded.take();
+        let finish: Option<(Prepared<'_>, Vec<Codes>)> = coded.take();
         let (codes, (next, finished)) = rayon::join(
             || {
                 ready
@@ -49,7 +52,7 @@ pub fn encode_trellis(
                     .transpose()
             },
             || {
-                let finished = finish.map(|(batch, words)| batch.finish(words)).transpose();
+                let finished = finish.map(|(batch, codes)| batch.finish(codes)).transpose();
                 (waiting.next().map(Batch::prepare).transpose(), finished)
             },
         );
@@ -149,21 +152,26 @@ fn prepare(
 }
 
 impl Prepared<'_> {
-    fn finish(self, words: Vec<Vec<u16>>) -> Result<Vec<Encoded>, Error> {
+    fn finish(self, codes: Vec<Codes>) -> Result<Vec<Encoded>, Error> {
         let linears = self.linears.into_par_iter().with_max_len(1);
-        let finished = linears
-            .zip(words)
-            .zip(self.names)
-            .map(|((linear, words), name)| {
-                let finished = linear.finish(words);
-                finished.map_err(|source| Error::Encode {
-                    linear: name,
-                    source,
-                })
-            });
+        let finished =
+            linears
+                .zip(codes)
+                .zip(self.names)
+                .map(|((linear, (words, fitted)), name)| {
+                    let fitted = fitted.map_or_else(|| linear.fit(&words), Ok);
+                    let finished = fitted.and_then(|fitted| linear.finish(words, fitted));
+                    finished.map_err(|source| Error::Encode {
+                        linear: name,
+                        source,
+                    })
+                });
         finished.collect()
     }
 }
+
+/// Packed words, and the scales that fit them best where the device has found them: without a metric that is nothing for it.
+type Codes = (Vec<u16>, Option<Fitted>);
 
 /// Encoders, of which one is kept for the next batch.
 struct Encoders<'a> {
@@ -173,8 +181,8 @@ struct Encoders<'a> {
 }
 
 impl Encoders<'_> {
-    /// Settles the scales of a batch, and encodes it.
-    fn encode(&mut self, batch: &mut Prepared<'_>) -> Result<Vec<Vec<u16>>, Error> {
+    /// Settles the scales of a batch, encodes it, and fits scales to the codes.
+    fn encode(&mut self, batch: &mut Prepared<'_>) -> Result<Vec<Codes>, Error> {
         let (kind, context) = (batch.kind, self.context);
         let Kind {
             bits,
@@ -186,10 +194,30 @@ impl Encoders<'_> {
             _ => TileEncoder::new(context, bits, codebook, effort, self.tuning)?,
         };
         settle(context, &encoder, bits, &mut batch.linears)?;
-        let words = ldlq::encode(context, &encoder, &batch.linears, batch.size)?;
+        let coming = ldlq::encode(context, &encoder, &batch.linears, batch.size)?;
         self.last = Some((kind, encoder));
-        Ok(words)
+        let fitted = fit(context, &batch.linears, &coming)?;
+        Ok(coming.wait()?.into_iter().zip(fitted).collect())
     }
+}
+
+/// The scales that fit `codes` best.
+fn fit(
+    context: &Context,
+    linears: &[Preparation<'_>],
+    codes: &ldlq::Coming,
+) -> Result<Vec<Option<Fitted>>, crate::Error> {
+    // Whoever cannot be stored is reported by who finishes.
+    let to_fit: Vec<_> = linears.iter().map(|linear| linear.to_fit().ok()).collect();
+    let mut refit = Refit::new(context);
+    let mut coming = Vec::with_capacity(linears.len());
+    for (index, linear) in to_fit.iter().enumerate() {
+        let measured = linear.as_ref().and_then(|l| Some((l, l.hessian?)));
+        let fit = measured.map(|(l, hessian)| refit.begin(l, hessian, &codes.values(index)));
+        coming.push(fit.transpose()?);
+    }
+    let fitted = coming.into_iter().map(|c| c.map(Coming::wait).transpose());
+    fitted.collect()
 }
 
 /// Encodes the samples of all linears at once.

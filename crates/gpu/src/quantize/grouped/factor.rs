@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 use treillage_gptq::{Config, Rotation};
 
-use super::{TILE, rotated};
+use super::{TILE, rotated, transposed};
 use crate::{Context, Error, Tensor, Work};
 
 /// Columns that are factorized together.
@@ -106,16 +106,6 @@ impl Factor {
         let grid = [tiles, tiles, 1];
         context.run_for(work, "quantize/update", &[], &slices, &params, grid)
     }
-}
-
-fn transposed(context: &Context, matrix: &Tensor) -> Result<Tensor, Error> {
-    let n = matrix.width();
-    let out = context.tensor(n, n)?;
-    let tiles = n.div_ceil(16) as u32;
-    let slices = [&matrix.slice(), &out.slice()];
-    let grid = [tiles, tiles, 1];
-    context.run("quantize/transpose", &[], &slices, &(n as u32), grid)?;
-    Ok(out)
 }
 
 fn ordered(
