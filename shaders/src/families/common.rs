@@ -1,6 +1,9 @@
 //! What kernels of several families import.
 
-use crate::registry::{Family, source};
+use crate::{
+    Kernel, Specialization,
+    registry::{Family, source},
+};
 
 pub(crate) const FAMILY: Family = Family {
     sources: &[
@@ -22,6 +25,23 @@ pub(crate) const FAMILY: Family = Family {
     ],
     kernels: &[],
 };
+
+/// A kernel whose time does not show in a token's.
+pub(super) const fn cold(
+    name: &'static str,
+    specializations: fn() -> Vec<Specialization>,
+) -> Kernel {
+    Kernel {
+        name,
+        hot: false,
+        specializations,
+    }
+}
+
+/// Of a kernel without constants.
+pub(super) fn plain() -> Vec<Specialization> {
+    vec![Specialization::default()]
+}
 
 /// The twins of every reduction.
 pub(super) const REDUCE: [&str; 2] = ["subgroup", "workgroup"];

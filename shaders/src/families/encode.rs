@@ -1,7 +1,8 @@
 //! What makes trellis codes of weights.
 
+use super::common::{cold, plain};
 use crate::{
-    Kernel, Specialization,
+    Specialization,
     encode::{EncodeMetric, TrellisEncode},
     registry::{Family, source},
 };
@@ -16,27 +17,11 @@ pub(crate) const FAMILY: Family = Family {
         source!("encode/trellis"),
     ],
     kernels: &[
-        Kernel {
-            name: TrellisEncode::SOURCE,
-            hot: false,
-            specializations: trellis,
-        },
-        Kernel {
-            name: "encode/feedback",
-            hot: false,
-            specializations: plain,
-        },
-        Kernel {
-            name: "encode/errors",
-            hot: false,
-            specializations: plain,
-        },
+        cold(TrellisEncode::SOURCE, trellis),
+        cold("encode/feedback", plain),
+        cold("encode/errors", plain),
     ],
 };
-
-fn plain() -> Vec<Specialization> {
-    vec![Specialization::default()]
-}
 
 fn trellis() -> Vec<Specialization> {
     let mut kernels = Vec::new();

@@ -1,24 +1,14 @@
 //! What calibration gathers of the inputs of linears.
 
+use super::common::cold;
 use crate::{
-    Kernel, Specialization,
+    Specialization,
     registry::{Family, source},
 };
 
 pub(crate) const FAMILY: Family = Family {
     sources: &[source!("moments/gram"), source!("moments/weigh")],
-    kernels: &[
-        Kernel {
-            name: "moments/gram",
-            hot: false,
-            specializations: gram,
-        },
-        Kernel {
-            name: "moments/weigh",
-            hot: false,
-            specializations: weigh,
-        },
-    ],
+    kernels: &[cold("moments/gram", gram), cold("moments/weigh", weigh)],
 };
 
 fn gram() -> Vec<Specialization> {

@@ -1,7 +1,8 @@
 //! Group quantization with error feedback (MR-GPTQ): second moments, the factor, scales, the sweep.
 
+use super::common::{cold, plain};
 use crate::{
-    Kernel, Specialization,
+    Specialization,
     registry::{Family, source},
 };
 
@@ -29,32 +30,20 @@ pub(crate) const FAMILY: Family = Family {
         source!("quantize/update"),
     ],
     kernels: &[
-        kernel("quantize/syrk", plain),
-        kernel("quantize/transpose", plain),
-        kernel("quantize/order", plain),
-        kernel("quantize/gather", plain),
-        kernel("quantize/panel", plain),
-        kernel("quantize/update", plain),
-        kernel("quantize/largest", plain),
-        kernel("quantize/scales", scales),
-        kernel("quantize/sweep", sweep),
-        kernel("quantize/feedback", plain),
-        kernel("quantize/pack", plain),
-        kernel("quantize/energy", energy),
+        cold("quantize/syrk", plain),
+        cold("quantize/transpose", plain),
+        cold("quantize/order", plain),
+        cold("quantize/gather", plain),
+        cold("quantize/panel", plain),
+        cold("quantize/update", plain),
+        cold("quantize/largest", plain),
+        cold("quantize/scales", scales),
+        cold("quantize/sweep", sweep),
+        cold("quantize/feedback", plain),
+        cold("quantize/pack", plain),
+        cold("quantize/energy", energy),
     ],
 };
-
-const fn kernel(name: &'static str, specializations: fn() -> Vec<Specialization>) -> Kernel {
-    Kernel {
-        name,
-        hot: false,
-        specializations,
-    }
-}
-
-fn plain() -> Vec<Specialization> {
-    vec![Specialization::default()]
-}
 
 /// Lanes of a product's tile.
 fn energy() -> Vec<Specialization> {

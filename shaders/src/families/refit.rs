@@ -1,8 +1,8 @@
 //! Scales that fit trellis codes best.
 
-use super::common::REDUCE;
+use super::common::{REDUCE, cold, plain};
 use crate::{
-    Kernel, Specialization,
+    Specialization,
     registry::{Family, source},
 };
 
@@ -16,26 +16,14 @@ pub(crate) const FAMILY: Family = Family {
         source!("refit/wanted"),
     ],
     kernels: &[
-        kernel("refit/pull", plain),
-        kernel("refit/normal", plain),
-        kernel("refit/wanted", plain),
-        kernel("refit/times", rows),
-        kernel("refit/step", vectors),
-        kernel("refit/outputs", rows),
+        cold("refit/pull", plain),
+        cold("refit/normal", plain),
+        cold("refit/wanted", plain),
+        cold("refit/times", rows),
+        cold("refit/step", vectors),
+        cold("refit/outputs", rows),
     ],
 };
-
-const fn kernel(name: &'static str, specializations: fn() -> Vec<Specialization>) -> Kernel {
-    Kernel {
-        name,
-        hot: false,
-        specializations,
-    }
-}
-
-fn plain() -> Vec<Specialization> {
-    vec![Specialization::default()]
-}
 
 fn rows() -> Vec<Specialization> {
     reducing(64)

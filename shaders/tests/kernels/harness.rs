@@ -355,6 +355,18 @@ impl Random {
     }
 }
 
+/// Runs kernel `name` with the constants that matter most.
+pub(crate) fn run(
+    device: &Device,
+    name: &str,
+    buffers: &[Vec<u8>],
+    params: &Params,
+    grid: [usize; 3],
+) -> Results {
+    let specialization = &specializations(device, name)[0];
+    device.run(name, specialization, buffers, params.bytes(), grid)
+}
+
 /// Asserts that values agree within `tolerance` times the largest expected magnitude.
 pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");

@@ -3,19 +3,8 @@
 use treillage_shaders::Specialization;
 
 use crate::harness::{
-    Device, Params, Random, Results, assert_close, bytes, device, specializations, text,
+    Device, Params, Random, assert_close, bytes, device, run, specializations, text,
 };
-
-fn run(
-    device: &Device,
-    name: &str,
-    buffers: &[Vec<u8>],
-    params: &Params,
-    grid: [usize; 3],
-) -> Results {
-    let specialization = &specializations(device, name)[0];
-    device.run(name, specialization, buffers, params.bytes(), grid)
-}
 
 /// `[n, n]`, symmetric and well conditioned, of different sizes.
 fn hessian(n: usize, seed: u64) -> Vec<f32> {

@@ -1,23 +1,11 @@
 //! Scales that fit codes best. The whole of it is held to the CPU's in `treillage-gpu`.
 
-use crate::harness::{
-    Device, Params, Random, Results, assert_close, bytes, device, specializations,
-};
 use half::f16;
+
+use crate::harness::{Params, Random, assert_close, bytes, device, run, specializations};
 
 const OUTPUTS: usize = 128;
 const INPUTS: usize = 64;
-
-fn run(
-    device: &Device,
-    name: &str,
-    buffers: &[Vec<u8>],
-    params: &Params,
-    grid: [usize; 3],
-) -> Results {
-    let specialization = &specializations(device, name)[0];
-    device.run(name, specialization, buffers, params.bytes(), grid)
-}
 
 /// The second moment of 96 rows, times 96, symmetric to the bit.
 fn moment(n: usize, seed: u64) -> Vec<f32> {
