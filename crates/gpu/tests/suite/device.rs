@@ -1,14 +1,12 @@
 //! What the backend is built on: memory, kernels, the order of recorded work, profiles.
-#![allow(clippy::unwrap_used, reason = "what is not there is a failed test")]
 
-mod support;
-
-use support::open_alone as open;
 use treillage_backend::Inference;
 use treillage_gpu::{
     Adapters, Arena, Error, Features, Gpu, GpuBackend, Mode, Options, Pipeline, Recorder, Slabs,
     Slice,
 };
+
+use crate::support::open_alone as open;
 
 fn each_mode(test: impl Fn(&Gpu)) {
     for mode in [Mode::Checked, Mode::Trusted] {
@@ -110,7 +108,7 @@ fn uploads_arrive_whole() {
 
 #[test]
 fn compiled_kernels_are_found_again() {
-    let Some(adapter) = support::adapter() else {
+    let Some(adapter) = crate::support::adapter() else {
         return;
     };
     let options = Options::default();

@@ -1,7 +1,4 @@
 //! How many kernels a token takes: each depends on the one before, and waiting for it costs more than many of them compute.
-#![allow(clippy::unwrap_used, reason = "what is not there is a failed test")]
-
-mod support;
 
 use std::sync::Arc;
 
@@ -214,7 +211,7 @@ fn count(gpu: &GpuBackend, block: &Block, head: &Linear, blocks: usize, before: 
 
 #[test]
 fn a_token_takes_seven_kernels_a_block() {
-    let Some(device) = support::open(Options::default()) else {
+    let Some(device) = crate::support::open(Options::default()) else {
         return;
     };
     let gpu = GpuBackend::on(&device).unwrap();
@@ -237,7 +234,7 @@ fn a_token_takes_seven_kernels_a_block() {
 /// Every step a kernel of its own, and every expert.
 #[test]
 fn the_plain_path_takes_a_kernel_for_everything() {
-    let Some(device) = support::open(Options::default()) else {
+    let Some(device) = crate::support::open(Options::default()) else {
         return;
     };
     let gpu = GpuBackend::on(&device).unwrap();
@@ -253,7 +250,7 @@ fn the_plain_path_takes_a_kernel_for_everything() {
 
 #[test]
 fn latents_take_three_kernels_and_states_two() {
-    let Some(device) = support::open(Options::default()) else {
+    let Some(device) = crate::support::open(Options::default()) else {
         return;
     };
     let gpu = GpuBackend::on(&device).unwrap();

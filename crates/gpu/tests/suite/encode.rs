@@ -1,8 +1,4 @@
 //! Trellis codes made on the device.
-// Helpers outside of test functions are test code too.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,13 +7,14 @@ use half::f16;
 use nalgebra::DMatrix;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{each_mode, open};
 use treillage_backend::{EncodeJob, LinearShape, Quantization};
 use treillage_cpu::CpuBackend;
 use treillage_gpu::quantize::{TileEncoder, Tuning, encode_trellis};
 use treillage_gpu::{Context, Options};
 use treillage_trellis::viterbi::{Effort, Encoder, encode_tile_whole};
 use treillage_trellis::{Bits, Codebook, EncodeConfig, Preparation, TILE_WEIGHTS, padded, tile};
+
+use crate::support::{each_mode, open};
 
 type Tile = [f32; TILE_WEIGHTS];
 
@@ -179,6 +176,10 @@ fn linears_are_encoded_as_on_the_cpu_and_each_by_itself() {
         );
         let ratio = report.relative_error / cpu.relative_error;
         assert!((ratio - 1.0).abs() < 0.03, "{name}: {ratio}");
+        // One with feedback and one without.
+        if !["linear 1", "linear 3"].contains(&name.as_str()) {
+            continue;
+        }
         let alone = encode_trellis(&context, vec![job], Tuning::default()).unwrap();
         assert!(alone[0].linear.words() == found.linear.words(), "{name}");
         assert_eq!(&alone[0].report, report, "{name}");
@@ -203,35 +204,40 @@ fn settled(context: &Context, job: &EncodeJob<EncodeConfig>) -> Preparation<'sta
 
 #[test]
 fn scales_are_those_that_the_cpu_fits_to_the_same_codes() {
-    let changed = || {
+    let Some(gpu) = open(Options::default()) else {
+        return;
+    };
+    let context = Context::new(&gpu);
+    // Those with a Hessian: scales of others are the CPU's.
+    let with_hessians = || {
         let mut jobs = jobs();
-        jobs[2].config.refit = false;
+        jobs.truncate(3);
+        jobs.remove(0);
+        jobs[1].config.refit = false;
         // An input that is never there, and an output that is nothing.
-        let mut hessian = DMatrix::clone(jobs[1].hessian.as_ref().unwrap());
+        let mut hessian = DMatrix::clone(jobs[0].hessian.as_ref().unwrap());
         hessian.column_mut(7).fill(0.0);
         hessian.row_mut(7).fill(0.0);
-        jobs[1].hessian = Some(Arc::new(hessian));
-        jobs[1].weights[128 * 9..128 * 10].fill(0.0);
+        jobs[0].hessian = Some(Arc::new(hessian));
+        jobs[0].weights[128 * 9..128 * 10].fill(0.0);
         jobs
     };
-    each_mode(|context, mode| {
-        let found = encode_trellis(context, changed(), Tuning::default()).unwrap();
-        for (job, found) in changed().iter().zip(found) {
-            let name = format!("{}, {mode:?}", job.name);
-            let expected = settled(context, job).fit(found.linear.words()).unwrap();
-            let close = |found: &[f16], expected: &[f16]| {
-                let pairs = found.iter().zip(expected);
-                pairs.for_each(|(f, e)| {
-                    let (f, e) = (f.to_f32(), e.to_f32());
-                    assert!((f - e).abs() <= 2e-3 * e.abs(), "{name}: {f}, not {e}");
-                });
-            };
-            close(found.linear.suh(), &expected.suh);
-            close(found.linear.svh(), &expected.svh);
-            let ratio = found.report.relative_error / expected.relative_error;
-            assert!((ratio - 1.0).abs() < 1e-3, "{name}: {ratio}");
-        }
-    });
+    let found = encode_trellis(&context, with_hessians(), Tuning::default()).unwrap();
+    for (job, found) in with_hessians().iter().zip(found) {
+        let name = &job.name;
+        let expected = settled(&context, job).fit(found.linear.words()).unwrap();
+        let close = |found: &[f16], expected: &[f16]| {
+            let pairs = found.iter().zip(expected);
+            pairs.for_each(|(f, e)| {
+                let (f, e) = (f.to_f32(), e.to_f32());
+                assert!((f - e).abs() <= 2e-3 * e.abs(), "{name}: {f}, not {e}");
+            });
+        };
+        close(found.linear.suh(), &expected.suh);
+        close(found.linear.svh(), &expected.svh);
+        let ratio = found.report.relative_error / expected.relative_error;
+        assert!((ratio - 1.0).abs() < 1e-3, "{name}: {ratio}");
+    }
 }
 
 #[test]

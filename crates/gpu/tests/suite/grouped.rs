@@ -1,15 +1,10 @@
 //! Codes with a scale per group made on the device.
-// Helpers outside of test functions are test code too.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::sync::Arc;
 
 use nalgebra::DMatrix;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::each_mode;
 use treillage_backend::{EncodeJob, Error, LinearShape, Quantization};
 use treillage_cpu::CpuBackend;
 use treillage_gptq::{
@@ -17,6 +12,8 @@ use treillage_gptq::{
     Solver, relative_error,
 };
 use treillage_gpu::quantize::{encode_grouped, second_moment};
+
+use crate::support::each_mode;
 
 /// Values between −1 and 1, the middle likelier than the ends.
 fn values(count: usize, seed: u64) -> Vec<f32> {

@@ -1,8 +1,5 @@
 //! Values that are not finite, on both backends: found in the layer where they begin, made up for where f32 is enough,
 //! and an error where it is not.
-#![allow(clippy::unwrap_used, reason = "what is not there is a failed test")]
-
-mod support;
 
 use std::{ops::ControlFlow, path::Path, sync::Arc};
 
@@ -124,7 +121,7 @@ fn text(model: &str, tokens: usize) -> Vec<u32> {
 }
 
 fn gpu() -> Option<GpuBackend> {
-    Some(GpuBackend::on(&support::open(Options::default())?).unwrap())
+    Some(GpuBackend::on(&crate::support::open(Options::default())?).unwrap())
 }
 
 /// What a test wants of a backend besides its ops.
@@ -353,7 +350,7 @@ fn nonsense_in_a_cache_is_found_by_the_next_token() {
             cache_bits,
             ..Options::default()
         };
-        if let Some(gpu) = support::open(options) {
+        if let Some(gpu) = crate::support::open(options) {
             a_cache_with_nonsense_is_found(&GpuBackend::on(&gpu).unwrap());
         }
     }

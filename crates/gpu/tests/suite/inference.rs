@@ -1,14 +1,11 @@
 //! The inference suite that every backend passes, with and without checks in kernels, without subgroups, and on the plain path.
-#![allow(clippy::unwrap_used, reason = "what is not there is a failed test")]
-
-mod support;
 
 use treillage_gpu::{CacheBits, GpuBackend, Mode, Options};
 
 /// The backend, or the end of the test where there is no device.
 macro_rules! backend {
     ($options:expr) => {
-        match support::open($options) {
+        match crate::support::open($options) {
             Some(gpu) => GpuBackend::on(&gpu).unwrap(),
             None => return,
         }

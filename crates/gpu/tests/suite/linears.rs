@@ -1,8 +1,4 @@
 //! Linears of every format against their own dequantized matrices, in f64.
-// Helpers outside of test functions are test code too.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::sync::Arc;
 
@@ -224,7 +220,8 @@ fn contexts() -> Vec<(&'static str, Context)> {
             },
         ),
     ];
-    let open = |(name, options)| support::open(options).map(|gpu| (name, Context::new(&gpu)));
+    let open =
+        |(name, options)| crate::support::open(options).map(|gpu| (name, Context::new(&gpu)));
     ways.into_iter().filter_map(open).collect()
 }
 
@@ -237,7 +234,7 @@ fn many_groups(context: &Context) -> f64 {
 }
 
 fn one(options: Options) -> Option<Context> {
-    support::open(options).map(|gpu| Context::new(&gpu))
+    crate::support::open(options).map(|gpu| Context::new(&gpu))
 }
 
 #[test]

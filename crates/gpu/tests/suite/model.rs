@@ -1,7 +1,4 @@
 //! The fixture models on the device against the CPU, and against what transformers computes with them.
-#![allow(clippy::unwrap_used, reason = "what is not there is a failed test")]
-
-mod support;
 
 use std::{
     fs,
@@ -36,7 +33,7 @@ fn tokenizer(name: &str) -> Tokenizer {
 }
 
 fn device(options: Options) -> Option<GpuBackend> {
-    Some(GpuBackend::on(&support::open(options)?).unwrap())
+    Some(GpuBackend::on(&crate::support::open(options)?).unwrap())
 }
 
 /// More tokens than are read at once.

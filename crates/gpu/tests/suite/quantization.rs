@@ -1,7 +1,4 @@
 //! The quantization suite that every backend passes, with and without checks in kernels.
-#![allow(clippy::unwrap_used, reason = "what is not there is a failed test")]
-
-mod support;
 
 use std::sync::Arc;
 
@@ -14,7 +11,7 @@ use treillage_gpu::{GpuBackend, Mode, Options};
 /// The backend, or the end of the test where there is no device.
 macro_rules! backend {
     ($options:expr) => {
-        match support::open(Options {
+        match crate::support::open(Options {
             exact: true,
             ..$options
         }) {

@@ -1,7 +1,4 @@
 //! What the backend counts, and what it notices.
-#![allow(clippy::unwrap_used, reason = "what is not there is a failed test")]
-
-mod support;
 
 use std::sync::Arc;
 
@@ -62,7 +59,7 @@ impl Layer {
 }
 
 fn backend() -> Option<GpuBackend> {
-    Some(GpuBackend::on(&support::open(Options::default())?).unwrap())
+    Some(GpuBackend::on(&crate::support::open(Options::default())?).unwrap())
 }
 
 #[test]

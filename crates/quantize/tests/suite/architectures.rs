@@ -1,6 +1,4 @@
 //! Every architecture from end to end, on the repository's trained models.
-// Helpers outside of test functions are test code too.
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

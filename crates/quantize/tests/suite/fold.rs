@@ -1,6 +1,4 @@
 //! A folded model computes what the original does.
-// Helpers outside of test functions are test code too.
-#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,

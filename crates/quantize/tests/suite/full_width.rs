@@ -4,11 +4,6 @@
 //! There are fewer of everything that is there many times: two layers, 12 and 16 experts, a vocabulary of 4,096. Integers are
 //! made with error feedback. Trellis codes of so many weights take a CPU minutes, so a GPU makes them; where there is none, a
 //! stub does, and then what is tested of them is that all widths fit.
-// Helpers outside of test functions are test code too.
-#![allow(clippy::unwrap_used)]
-
-#[allow(dead_code)]
-mod support;
 
 use std::{
     fs::{self, File},
@@ -18,7 +13,6 @@ use std::{
 
 use half::bf16;
 use serde_json::{Map, Value, json};
-use support::stub::Stub;
 use tempfile::tempdir;
 use treillage_backend::Quantization;
 use treillage_checkpoint::{Checkpoint, ModelConfig, StoredLinear};
@@ -33,6 +27,8 @@ use treillage_quantize::{
     AllocationRule, CalibrationTokens, GptqOptions, HeadBits, Options, RotationRule,
     TrellisOptions, quantize,
 };
+
+use crate::support::stub::Stub;
 
 const VOCABULARY: usize = 4096;
 const HIDDEN: usize = 2048;

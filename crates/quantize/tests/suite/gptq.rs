@@ -1,14 +1,8 @@
 //! MR-GPTQ from end to end, on the repository's trained model and on made-up ones.
-// Helpers outside of test functions are test code too.
-#![allow(clippy::unwrap_used)]
-
-#[allow(dead_code)]
-mod support;
 
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use support::{Shape, contents};
 use tempfile::tempdir;
 use treillage_checkpoint::{Checkpoint, Export, StoredLinear};
 use treillage_cpu::{Arithmetic, CpuBackend};
@@ -22,6 +16,8 @@ use treillage_model::{
 use treillage_quantize::{
     CalibrationTokens, Error, Event, GptqOptions, Options, RotationRule, Summary, quantize,
 };
+
+use crate::support::{Shape, contents};
 
 const INT4: Format = Format::Int(IntBits::Four);
 
@@ -377,15 +373,18 @@ fn a_survey_is_not_repeated() {
     let tokens = shape.tokens(4, 32);
     let options = Options::mr_gptq(GptqOptions::new(Format::MxFp4));
     let out = dir.path().join("out");
-    let survey = |backend: &support::stub::Stub| {
+    let survey = |backend: &crate::support::stub::Stub| {
         let mut surveyed = 0;
         let result = quantize(backend, &source, &out, &tokens, &options, &mut |event| {
             surveyed += usize::from(matches!(event, Event::Surveyed { .. }));
         });
         (result.is_ok(), surveyed)
     };
-    assert_eq!(survey(&support::stub::Stub::failing_after(1)), (false, 2));
-    assert_eq!(survey(&support::stub::Stub::default()), (true, 0));
+    assert_eq!(
+        survey(&crate::support::stub::Stub::failing_after(1)),
+        (false, 2)
+    );
+    assert_eq!(survey(&crate::support::stub::Stub::default()), (true, 0));
 }
 
 #[test]

@@ -1,12 +1,7 @@
 //! Trellis codes made on a GPU are as good as the CPU's.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[allow(dead_code, reason = "each test uses a part of it")]
-mod support;
 
 use std::path::Path;
 
-use support::Shape;
 use tempfile::tempdir;
 use treillage_backend::Quantization;
 use treillage_cpu::CpuBackend;
@@ -15,6 +10,8 @@ use treillage_quantize::{
     AllocationRule, HeadBits, LinearSummary, Options, TrellisOptions, quantize,
 };
 use treillage_trellis::viterbi::Effort;
+
+use crate::support::Shape;
 
 /// One dense block: seven linears, which take a software driver a minute.
 fn shape() -> Shape {

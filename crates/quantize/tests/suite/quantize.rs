@@ -1,14 +1,8 @@
 //! Whole runs on made-up checkpoints.
-// Helpers outside of test functions are test code too.
-#![allow(clippy::unwrap_used)]
-
-#[allow(dead_code)]
-mod support;
 
 use std::{fs, path::Path};
 
 use half::bf16;
-use support::{Shape, contents, stub::Stub};
 use tempfile::tempdir;
 use treillage_checkpoint::{Checkpoint, StoredLinear};
 use treillage_cpu::CpuBackend;
@@ -18,6 +12,8 @@ use treillage_quantize::{
     AllocationRule, CalibrationTokens, Capture, Error, Event, ExpertTokens, GptqOptions, HeadBits,
     Options, Recipe, Stage, Summary, TrellisOptions, quantize,
 };
+
+use crate::support::{Shape, contents, stub::Stub};
 
 fn options() -> Options {
     trellis(|_| ())
