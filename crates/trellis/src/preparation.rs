@@ -209,6 +209,12 @@ pub struct ToFit<'a> {
     pub svh: Vec<f16>,
 }
 
+impl ToFit<'_> {
+    /// Steps of conjugate gradients for the scales of inputs. Rows of trellis values are nearly uncorrelated, so a few reach the
+    /// precision of f16.
+    pub const STEPS: usize = 8;
+}
+
 /// The scales that a linear is stored with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitted {

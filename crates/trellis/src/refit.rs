@@ -5,8 +5,7 @@ use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
 use treillage_linalg::{Parallelism, gemm, syrk};
 
-/// Steps of conjugate gradients. Rows of trellis values are nearly uncorrelated, so a few reach the precision of f16.
-const STEPS: usize = 8;
+use crate::ToFit;
 
 /// A linear whose trellis is settled: `W ≈ diag(input) · inner · diag(output)`, in the metric of its inputs' second moment.
 pub(crate) struct Fit<'a> {
@@ -201,7 +200,7 @@ fn conjugate_gradients(matrix: &DMatrix<f32>, b: &[f64], mut x: Vec<f64>) -> Vec
     let mut residual: Vec<f64> = b.iter().zip(times(&x)).map(|(b, ax)| b - ax).collect();
     let mut direction = precondition(&residual);
     let mut size = inner(&residual, &direction);
-    for _ in 0..STEPS {
+    for _ in 0..ToFit::STEPS {
         let image = times(&direction);
         let curvature = inner(&direction, &image);
         if size <= 0.0 || curvature <= 0.0 {

@@ -138,7 +138,7 @@ fn conjugate_gradients_find_the_solution_in_half_precision() {
         for step in 0..20 {
             let buffers = [bytes(&matrix), from, vec![0; 4 * n]];
             let params = Params::default().u(n);
-            let results = run(device, "refit/times", &buffers, &params, [n, 1, 1]);
+            let results = run(device, "refit/times", &buffers, &params, [50, 2, 1]);
             let image: Vec<f32> = results.of(2);
             let [state_before, direction, scales] = state;
             let buffers = [
@@ -211,9 +211,11 @@ fn output_scales_fit_best_and_errors_are_what_is_left() {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     for specialization in specializations(device, "refit/outputs") {
         for refit in [true, false] {
-            let params = Params::default().u(n).f(damping as f32).u(refit.into());
+            let params = Params::default().u(OUTPUTS).u(n);
+            let params = params.f(damping as f32).u(refit.into());
             let name = "refit/outputs";
-            let grid = [OUTPUTS, 1, 1];
+            // More workgroups than outputs.
+            let grid = [50, 3, 1];
             let results = device.run(name, &specialization, &buffers, params.bytes(), grid);
             for (row, found) in results.of::<f32>(6).chunks_exact(3).enumerate() {
                 let (v, w) = (rows(&stored, row), rows(&doubles(&weights), row));

@@ -5,7 +5,7 @@
 //
 // bindings   0 linear: f32 [outputs, n], A; 1 inputs: f32 [n]; 2 weights: f32 [outputs, n], W; 3 pulled_linear: f32 [outputs, n], V M;
 //            4 pulled_weights: f32 [outputs, n], W M; 5 before: f32 [outputs]; 6 out: f32 [outputs, 3]: the scale, the two errors
-// grid       x: outputs, an output a workgroup
+// grid       x·y: outputs, numbered along x, an output a workgroup
 // scalars    refit: 0 where scales stay what they are
 // constants  WG: workgroup size; REDUCE: subgroup | workgroup
 
@@ -13,6 +13,7 @@
 //!use common/half
 
 struct Params {
+    outputs: u32,
     n: u32,
     damping: f32,
     refit: u32,
@@ -28,9 +29,17 @@ struct Params {
 var<immediate> p: Params;
 
 @compute @workgroup_size({{WG}})
-fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
-    let row = group.x * p.n;
-    var scale = before[group.x];
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    l: Lanes,
+) {
+    let output = group.y * groups.x + group.x;
+    if output >= p.outputs {
+        return;
+    }
+    let row = output * p.n;
+    var scale = before[output];
     if p.refit == 1u {
         var across = 0.0;
         var own = 0.0;
@@ -58,8 +67,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, l: Lanes) {
     left = workgroup_sum(left, l);
     all = workgroup_sum(all, l);
     if l.lane == 0u {
-        out[3u * group.x] = scale;
-        out[3u * group.x + 1u] = left;
-        out[3u * group.x + 2u] = all;
+        out[3u * output] = scale;
+        out[3u * output + 1u] = left;
+        out[3u * output + 2u] = all;
     }
 }

@@ -7,18 +7,16 @@ mod sweep;
 
 use std::collections::VecDeque;
 
-use bytemuck::{Pod, Zeroable};
 use nalgebra::DMatrix;
 use treillage_backend::{EncodeJob, Error};
-use treillage_gptq::{
-    Config, Quantized, Report, Rotation, Solver, quantize_linear, relative_error,
-};
+use treillage_gptq::{Config, Quantized, Report, Solver, quantize_linear, relative_error};
 
 pub use factor::Factor;
 pub use moment::second_moment;
 pub use sweep::{Arrived, Coded, Coming, Measured};
 
-use crate::{Context, Tensor};
+use super::matrices::brought;
+use crate::Context;
 
 /// Rows and columns of a product's tile.
 const TILE: usize = 64;
@@ -30,8 +28,7 @@ const UNDER_WAY: usize = 2;
 ///
 /// All formats, scales and rotations are the device's. It leaves to the CPU's solver: rounding to nearest, asked for or for want of a
 /// Hessian; Hessians that are not finite, that have an input whose moment is not positive, or that f32 cannot factorize with the first
-/// damping; weights that are not finite or too large for their scales' type; configurations that do not fit, for the error; and rotated
-/// linears of more than 65,535 outputs. Reports are the same but for `attempts`, which is 1 for all that the device did.
+/// damping; weights that are not finite or too large for their scales' type; and configurations that do not fit, for the error. Reports are the same but for `attempts`, which is 1 for all that the device did.
 ///
 /// # Errors
 /// What the device reports; [`Error::EncodeGrouped`] naming the linear that cannot be quantized; weights or Hessians that are not of the
@@ -85,22 +82,7 @@ fn suits(job: &EncodeJob<Config>, hessian: &DMatrix<f32>) -> bool {
 }
 
 fn has_device_weights(job: &EncodeJob<Config>) -> bool {
-    let few = job.shape.out_features <= 65_535 || job.config.rotation == Rotation::None;
-    few && job.weights.iter().fold(true, |all, w| all & w.is_finite())
-}
-
-/// Records a copy of `values`, `rows` rows of them, to the device.
-pub(super) fn brought(
-    context: &Context,
-    rows: usize,
-    width: usize,
-    values: &[f32],
-) -> Result<Tensor, crate::Error> {
-    let tensor = context.tensor(rows, width)?;
-    context
-        .recorder
-        .write(&tensor.slice(), bytemuck::cast_slice(values));
-    Ok(tensor)
+    job.weights.iter().fold(true, |all, w| all & w.is_finite())
 }
 
 fn begin(
@@ -150,63 +132,4 @@ fn finish(
         fallback: None,
     };
     Ok(Quantized { linear, report })
-}
-
-/// Records the rotation of each run of a matrix's rows: `W R`.
-pub(super) fn rotated(
-    context: &Context,
-    matrix: &Tensor,
-    rotation: Rotation,
-) -> Result<Tensor, crate::Error> {
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    #[repr(C)]
-    struct Params {
-        width: u32,
-        out_width: u32,
-    }
-    const LANES: u32 = 64;
-    let Rotation::Block(block) = rotation else {
-        return Ok(matrix.clone());
-    };
-    let (rows, width) = (matrix.rows(), matrix.width());
-    let out = context.tensor(rows, width)?;
-    let unused = context.tensor(1, 1)?;
-    let params = Params {
-        width: width as u32,
-        out_width: width as u32,
-    };
-    let constants = [
-        ("WG", LANES.into()),
-        ("BLOCK", (block as u32).into()),
-        ("SIDE", "none".into()),
-    ];
-    // What a lane holds: the kernel's B.
-    let held = match block {
-        16 => 4,
-        32 | 64 => 8,
-        _ => 16,
-    };
-    let slices = [&matrix.slice(), &unused.slice(), &out.slice()];
-    let grid = [(width as u32).div_ceil(LANES * held), rows as u32, 1];
-    context.run("hadamard", &constants, &slices, &params, grid)?;
-    Ok(out)
-}
-
-/// Records a matrix turned over.
-pub(super) fn transposed(context: &Context, matrix: &Tensor) -> Result<Tensor, crate::Error> {
-    #[derive(Clone, Copy, Pod, Zeroable)]
-    #[repr(C)]
-    struct Params {
-        rows: u32,
-        columns: u32,
-    }
-    let out = context.tensor(matrix.width(), matrix.rows())?;
-    let params = Params {
-        rows: matrix.rows() as u32,
-        columns: matrix.width() as u32,
-    };
-    let slices = [&matrix.slice(), &out.slice()];
-    let grid = [params.columns.div_ceil(16), params.rows.div_ceil(16), 1];
-    context.run("quantize/transpose", &[], &slices, &params, grid)?;
-    Ok(out)
 }

@@ -24,7 +24,7 @@ pub(super) struct Size {
 
 impl Size {
     /// Bytes of one linear's weights on the device.
-    fn weights(self) -> u64 {
+    pub(super) fn weights(self) -> u64 {
         4 * (self.rows * self.columns) as u64
     }
 
@@ -46,8 +46,8 @@ pub(super) struct Coming {
     words: Download<1>,
     /// Bytes of one linear's words.
     each: usize,
-    count: usize,
-    size: Size,
+    /// Inputs of one linear.
+    rows: usize,
     /// `[in, out]`, one linear behind the other, in the basis that was encoded.
     values: Tensor,
 }
@@ -55,7 +55,7 @@ pub(super) struct Coming {
 impl Coming {
     /// The values of linear `index`.
     pub(super) fn values(&self, index: usize) -> Tensor {
-        let Size { rows, columns } = self.size;
+        let (rows, columns) = (self.rows, self.values.width());
         self.values.part(index * rows * columns, rows, columns)
     }
 
@@ -65,7 +65,7 @@ impl Coming {
     /// What the device reports.
     pub(super) fn wait(self) -> Result<Vec<Vec<u16>>, Error> {
         let [bytes] = self.words.wait()?;
-        let each = bytes.chunks_exact(self.each).take(self.count);
+        let each = bytes.chunks_exact(self.each);
         Ok(each.map(bytemuck::pod_collect_to_vec).collect())
     }
 }
@@ -109,8 +109,7 @@ pub(super) fn encode(
     Ok(Coming {
         words: context.recorder.download([&words]),
         each: down * across * word_bytes,
-        count,
-        size,
+        rows,
         values,
     })
 }

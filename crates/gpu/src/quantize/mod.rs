@@ -2,6 +2,7 @@
 
 mod grouped;
 mod ldlq;
+mod matrices;
 mod refit;
 mod trellis;
 mod viterbi;

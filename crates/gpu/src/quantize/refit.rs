@@ -6,13 +6,11 @@ use nalgebra::DMatrix;
 use treillage_gptq::Rotation;
 use treillage_trellis::{Fitted, ROTATION, ToFit};
 
-use super::grouped::{brought, rotated, transposed};
-use crate::context::Constant;
+use super::matrices::{brought, rotated_both};
+use crate::context::{Constant, flat_grid};
 use crate::recorder::Download;
 use crate::{Context, Error, Tensor, Work};
 
-/// Steps of conjugate gradients, as on the CPU.
-const STEPS: usize = 8;
 /// Rows and columns of a product's tile.
 const TILE: u32 = 64;
 
@@ -45,13 +43,6 @@ impl Coming {
     }
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Matrix {
-    outputs: u32,
-    inputs: u32,
-}
-
 impl<'a> Refit<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
         Self {
@@ -78,12 +69,9 @@ impl<'a> Refit<'a> {
         let plain = scales(context, &vec![f16::ONE; inputs])?;
         let suh = scales(context, &linear.suh)?;
         let svh = scales(context, &linear.svh)?;
-        let rotation = Rotation::Block(ROTATION);
-        let inner = transposed(context, &rotated(context, values, rotation)?)?;
-        let inner = rotated(context, &inner, rotation)?;
         let fit = Fit {
             context,
-            inner,
+            inner: rotated_both(context, values, Rotation::Block(ROTATION))?,
             hessian,
             damping: linear.damping,
         };
@@ -92,23 +80,7 @@ impl<'a> Refit<'a> {
             true => fit.input_scales(&suh, &svh, &pulled_weights)?,
             false => suh,
         };
-        let pulled = fit.pull(&fit.inner, &suh)?;
-        let found = context.tensor(outputs, 3)?;
-        let slices = [
-            &fit.inner.slice(),
-            &suh.slice(),
-            &weights.slice(),
-            &pulled.slice(),
-            &pulled_weights.slice(),
-            &svh.slice(),
-            &found.slice(),
-        ];
-        let params = Outputs {
-            n: inputs as u32,
-            damping: linear.damping,
-            refit: linear.refit.into(),
-        };
-        fit.run(64, "refit/outputs", &slices, &params, outputs)?;
+        let found = fit.outputs(&weights, &pulled_weights, [&suh, &svh], linear.refit)?;
         let wanted = [&suh.slice(), &found.slice()];
         Ok(Coming(context.recorder.download(wanted)))
     }
@@ -126,17 +98,16 @@ impl<'a> Refit<'a> {
     }
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Outputs {
-    n: u32,
-    damping: f32,
-    refit: u32,
-}
-
 fn scales(context: &Context, scales: &[f16]) -> Result<Tensor, Error> {
     let scales: Vec<f32> = scales.iter().map(|s| s.to_f32()).collect();
     context.bring(&scales)
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Matrix {
+    outputs: u32,
+    inputs: u32,
 }
 
 /// A linear on the device.
@@ -160,7 +131,7 @@ impl Fit<'_> {
     ) -> Result<(), Error> {
         let constants: [(_, Constant); 2] =
             [("WG", lanes.into()), ("REDUCE", self.context.reduce())];
-        let grid = [groups as u32, 1, 1];
+        let grid = flat_grid(groups as u64);
         self.context.run(name, &constants, slices, params, grid)
     }
 
@@ -222,7 +193,7 @@ impl Fit<'_> {
         let state = context.tensor(1, 2 * n + 1)?;
         let direction = context.tensor(1, n)?;
         let fitted = context.tensor(1, n)?;
-        for step in 0..=STEPS {
+        for step in 0..=ToFit::STEPS {
             let from = if step == 0 { suh } else { &direction };
             let slices = [&matrix.slice(), &from.slice(), &image.slice()];
             self.run(64, "refit/times", &slices, &(n as u32), n)?;
@@ -273,5 +244,45 @@ impl Fit<'_> {
         self.context
             .run_for(work, "refit/normal", &[], &slices, &params, grid)?;
         Ok(matrix)
+    }
+
+    /// Of each output the scale of least error beside the input scales `suh`, `svh` where it is not fitted, and the errors left:
+    /// `[out, 3]`.
+    fn outputs(
+        &self,
+        weights: &Tensor,
+        pulled_weights: &Tensor,
+        [suh, svh]: [&Tensor; 2],
+        refit: bool,
+    ) -> Result<Tensor, Error> {
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        #[repr(C)]
+        struct Params {
+            of: Matrix,
+            damping: f32,
+            refit: u32,
+        }
+        let (outputs, inputs) = (self.inner.rows(), self.inner.width());
+        let pulled = self.pull(&self.inner, suh)?;
+        let found = self.context.tensor(outputs, 3)?;
+        let slices = [
+            &self.inner.slice(),
+            &suh.slice(),
+            &weights.slice(),
+            &pulled.slice(),
+            &pulled_weights.slice(),
+            &svh.slice(),
+            &found.slice(),
+        ];
+        let params = Params {
+            of: Matrix {
+                outputs: outputs as u32,
+                inputs: inputs as u32,
+            },
+            damping: self.damping,
+            refit: refit.into(),
+        };
+        self.run(64, "refit/outputs", &slices, &params, outputs)?;
+        Ok(found)
     }
 }

@@ -170,7 +170,8 @@ impl Prepared<'_> {
     }
 }
 
-/// Packed words, and the scales that fit them best where the device has found them: without a metric that is nothing for it.
+/// Packed words, and the scales that fit them best where the device has found them: not without a metric, where that is little to
+/// find, nor of linears that are a batch alone, of which it would hold six copies.
 type Codes = (Vec<u16>, Option<Fitted>);
 
 /// Encoders, of which one is kept for the next batch.
@@ -196,7 +197,10 @@ impl Encoders<'_> {
         settle(context, &encoder, bits, &mut batch.linears)?;
         let coming = ldlq::encode(context, &encoder, &batch.linears, batch.size)?;
         self.last = Some((kind, encoder));
-        let fitted = fit(context, &batch.linears, &coming)?;
+        let fitted = match batch.size.weights() > AT_ONCE {
+            true => vec![None; batch.linears.len()],
+            false => fit(context, &batch.linears, &coming)?,
+        };
         Ok(coming.wait()?.into_iter().zip(fitted).collect())
     }
 }
@@ -207,7 +211,7 @@ fn fit(
     linears: &[Preparation<'_>],
     codes: &ldlq::Coming,
 ) -> Result<Vec<Option<Fitted>>, crate::Error> {
-    // Whoever cannot be stored is reported by who finishes.
+    // Who cannot be stored is reported by who finishes.
     let to_fit: Vec<_> = linears.iter().map(|linear| linear.to_fit().ok()).collect();
     let mut refit = Refit::new(context);
     let mut coming = Vec::with_capacity(linears.len());

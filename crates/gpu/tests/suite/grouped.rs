@@ -173,6 +173,26 @@ fn codes_are_the_cpus_but_for_ties() {
 }
 
 #[test]
+fn rotated_linears_have_any_number_of_outputs() {
+    let (inputs, outputs) = (32, 65_536 + 16);
+    let hessian = Arc::new(moment(&activations(100, inputs, 1), inputs));
+    let config = Config {
+        group: 32,
+        rotation: Rotation::Block(16),
+        ..Config::new(Format::Int(IntBits::Four))
+    };
+    each_mode(|context, mode| {
+        let jobs = || vec![job(&config, &hessian, outputs, 3)];
+        let expected = &cpu().encode_grouped(jobs()).unwrap()[0];
+        let found = &encode_grouped(context, jobs()).unwrap()[0];
+        let same = equal(&found.linear.parts().codes, &expected.linear.parts().codes);
+        assert!(same > 0.95, "{mode:?}: {same} of codes");
+        let error = found.report.relative_error / expected.report.relative_error;
+        assert!((error - 1.0).abs() < 0.01, "{mode:?}: {error}");
+    });
+}
+
+#[test]
 fn moments_are_those_of_the_rows() {
     each_mode(|context, mode| {
         for (tokens, inputs) in [(150, 70), (33, 128), (1, 5)] {

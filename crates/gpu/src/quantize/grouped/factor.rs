@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 use treillage_gptq::{Config, Rotation};
 
-use super::{TILE, rotated, transposed};
+use super::TILE;
+use crate::quantize::matrices::rotated_both;
 use crate::{Context, Error, Tensor, Work};
 
 /// Columns that are factorized together.
@@ -44,10 +45,7 @@ impl Factor {
         let n = hessian.width();
         let hessian = match config.rotation {
             Rotation::None => hessian.clone(),
-            rotation => {
-                let half = rotated(context, hessian, rotation)?;
-                rotated(context, &transposed(context, &half)?, rotation)?
-            }
+            rotation => rotated_both(context, hessian, rotation)?,
         };
         let state = context.tensor(1, 2)?;
         context.recorder.clear(&state.slice());

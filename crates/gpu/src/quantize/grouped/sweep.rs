@@ -3,8 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 use treillage_gptq::{Config, Element, GroupedLinear, Parts, Rotation};
 
-use super::{Factor, TILE, rotated, scales};
+use super::{Factor, TILE, scales};
 use crate::context::flat_grid;
+use crate::quantize::matrices::rotated;
 use crate::{Context, Download, Error, Tensor, Work};
 
 /// Inputs that are swept before all after them hear of their errors.

@@ -1,5 +1,4 @@
 //! Opens a device for tests, if there is one.
-#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::sync::{Mutex, PoisonError};
 
