@@ -101,7 +101,7 @@ pub(crate) fn lines(lines: impl IntoIterator<Item = String>) -> String {
 /// How the 32 lanes of a team exchange values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Exchange {
-    /// By subgroup operations: a team is a subgroup, of exactly 32 lanes.
+    /// By subgroup operations and barriers: a team is a subgroup, of exactly 32 lanes.
     Subgroup,
     /// By shuffles: subgroups hold whole teams.
     Shuffle,

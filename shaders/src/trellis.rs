@@ -155,6 +155,15 @@ impl TrellisGemv {
                 "ASK_NEXT",
                 per_job(&|i| format!("job{i} = {};", self.job(i, "base + BLOCKS"))),
             ),
+            (
+                "AWAIT_READERS",
+                // Teams with a block each read what they prepared themselves. Faster for single rows alone.
+                match (rows, parts) {
+                    (1, 1) => "await_readers();",
+                    _ => "workgroupBarrier();",
+                }
+                .to_owned(),
+            ),
             ("SUM_ROWS", self.sum_rows().to_string()),
             (
                 "PAIR_FOURS",

@@ -23,6 +23,7 @@ pub struct Work {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
     kernels: BTreeMap<String, KernelProfile>,
+    elapsed: Duration,
 }
 
 /// Time and work of one kernel.
@@ -55,6 +56,12 @@ impl Profile {
     /// The time of all kernels.
     pub fn time(&self) -> Duration {
         self.kernels.values().map(|k| k.time).sum()
+    }
+
+    /// From the start of the first timed kernel of a submission to the end of the last, of all submissions, with what ran untimed
+    /// between.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
     }
 
     fn add(&mut self, name: &str, work: Work, time: Duration) {
@@ -182,10 +189,14 @@ impl Timer {
                 .get_mapped_range()
                 .map_err(|error| Error::Lost(error.to_string()))?;
             let stamps: &[[u64; 2]] = bytemuck::cast_slice(&mapped);
+            let time = |begin: u64, end: u64| {
+                Duration::from_nanos((end.saturating_sub(begin) as f64 * period) as u64)
+            };
+            if let (Some([begin, _]), Some([_, end])) = (stamps.first(), stamps.last()) {
+                self.profile.elapsed += time(*begin, *end);
+            }
             for ((name, work), [begin, end]) in self.spans.drain(..).zip(stamps) {
-                let nanos = end.saturating_sub(*begin) as f64 * period;
-                self.profile
-                    .add(&name, work, Duration::from_nanos(nanos as u64));
+                self.profile.add(&name, work, time(*begin, *end));
             }
         }
         self.host.unmap();

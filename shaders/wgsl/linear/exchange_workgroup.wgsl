@@ -38,3 +38,7 @@ fn team_max(v: u32, at: u32) -> u32 {
     }
     return largest;
 }
+
+fn await_readers() {
+    workgroupBarrier();
+}

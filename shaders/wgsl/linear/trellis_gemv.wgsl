@@ -107,8 +107,8 @@ fn main(
             {{FETCH_AHEAD}}
         }
         if base != first {
-            // Everyone is done with the last activations.
-            workgroupBarrier();
+            // Who reads the last activations is done with them.
+            {{AWAIT_READERS}}
         }
         {{PREPARE}}
         workgroupBarrier();

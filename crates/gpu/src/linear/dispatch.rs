@@ -141,8 +141,9 @@ pub(super) fn run(
 
 /// How teams of 32 lanes exchange values on a device.
 pub(super) fn exchange(gpu: &Gpu) -> Exchange {
+    let barriers = gpu.features().contains(wgpu::Features::SUBGROUP_BARRIER);
     match (gpu.has_subgroups(), gpu.subgroup_sizes()) {
-        (true, (32, 32)) => Exchange::Subgroup,
+        (true, (32, 32)) if barriers => Exchange::Subgroup,
         (true, (32.., _)) => Exchange::Shuffle,
         _ => Exchange::Workgroup,
     }

@@ -62,6 +62,7 @@ pub(super) fn run(args: &Args, index: usize, cases: &Cases) -> Result<Artifact> 
         let options = Options {
             exact: matches!(choice, ArithmeticChoice::Exact),
             without_matrices: args.without_matrices,
+            profile: true,
             ..Options::default()
         };
         Gpu::open(adapter, options)
@@ -299,24 +300,36 @@ impl Subject {
         let start = Instant::now();
         let mut calls = 1;
         while start.elapsed().as_secs_f64() < 1.5 * args.seconds {
-            for _ in 0..calls {
-                once(turn)?;
+            let seconds = self.seconds(calls, || {
                 turn += 1;
-            }
-            let submitted = Instant::now();
-            context.recorder.submit();
-            context.gpu().wait()?;
-            let seconds = submitted.elapsed().as_secs_f64();
+                once(turn).map(drop)
+            })?;
             if start.elapsed().as_secs_f64() > 0.5 * args.seconds {
                 best = best.min(seconds / calls as f64);
             }
-            // About 10 ms at a time: what submitting costs does not show.
+            // About 10 ms at a time.
             calls = ((calls as f64 * 0.01 / seconds) as usize).clamp(1, 2000);
         }
         Ok(Measured {
             seconds: best,
             error,
         })
+    }
+
+    /// How long `calls` calls take one after the other, by the device's clock: the host encodes commands while nothing runs. By the
+    /// host's clock on devices that have none.
+    fn seconds(&self, calls: usize, mut once: impl FnMut() -> Result<()>) -> Result<f64> {
+        let recorder = &self.context.recorder;
+        for call in 0..calls {
+            recorder.time_kernels(call == 0 || call + 1 == calls);
+            once()?;
+        }
+        let submitted = Instant::now();
+        recorder.submit();
+        self.context.gpu().wait()?;
+        let by_host = submitted.elapsed();
+        let by_device = recorder.take_profile().map(|profile| profile.elapsed());
+        Ok(by_device.unwrap_or(by_host).as_secs_f64())
     }
 
     fn tensor(&self, values: &[f32], width: usize) -> Result<Tensor> {
