@@ -1,7 +1,7 @@
 // What lane `at ^ mask` of a team of 32 has, and reductions over teams, by subgroup operations. All lanes of the workgroup must call.
 //
-// needs      the features SUBGROUP and SUBGROUP_BARRIER and subgroups of 32: a team each; linear/exchange_shuffle is the twin for larger subgroups,
-//            linear/exchange_workgroup the one for all others
+// needs      the features SUBGROUP and SUBGROUP_BARRIER and subgroups of 32: a team each; linear/exchange_shuffle is the twin for
+//            larger subgroups, linear/exchange_workgroup the one for all others
 
 fn exchange(v: vec4<f32>, at: u32, mask: u32) -> vec4<f32> {
     return subgroupShuffleXor(v, mask);
