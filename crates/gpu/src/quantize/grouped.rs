@@ -28,7 +28,8 @@ const UNDER_WAY: usize = 2;
 ///
 /// All formats, scales and rotations are the device's. It leaves to the CPU's solver: rounding to nearest, asked for or for want of a
 /// Hessian; Hessians that are not finite, that have an input whose moment is not positive, or that f32 cannot factorize with the first
-/// damping; weights that are not finite or too large for their scales' type; and configurations that do not fit, for the error. Reports are the same but for `attempts`, which is 1 for all that the device did.
+/// damping; weights that are not finite or too large for their scales' type; and configurations that do not fit, for the error. Reports
+/// are the same but for `attempts`, which is 1 for all that the device did.
 ///
 /// # Errors
 /// What the device reports; [`Error::EncodeGrouped`] naming the linear that cannot be quantized; weights or Hessians that are not of the
