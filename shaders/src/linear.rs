@@ -37,13 +37,13 @@ impl Route {
     }
 }
 
-/// The buffers that a kernel binds, in order; `stored` are views of the weights, `codes` in fours; `partial` are atomic.
+/// The buffers that a kernel binds, in order; `stored` are views of the weights, `codes` in fours; `atomic` are numbers.
 pub(crate) fn bindings(
     stored: &[&str],
     route: Route,
     residual: bool,
     outputs: usize,
-    partial: &[&str],
+    atomic: &[&str],
 ) -> String {
     let read = |name: &str, of| (name.to_owned(), "read", of);
     let mut names = Vec::new();
@@ -62,8 +62,8 @@ pub(crate) fn bindings(
     }
     let outputs = (0..outputs).map(|i| (format!("out{i}"), "read_write", "f32"));
     names.extend(outputs);
-    let partial = partial.iter();
-    names.extend(partial.map(|name| ((*name).to_owned(), "read_write", "atomic<u32>")));
+    let atomic = atomic.iter();
+    names.extend(atomic.map(|name| ((*name).to_owned(), "read_write", "atomic<u32>")));
     let names: Vec<_> = names
         .iter()
         .map(|(n, access, of)| (n.as_str(), *access, *of))

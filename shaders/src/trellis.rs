@@ -31,6 +31,37 @@ pub enum Activations {
     Sign,
 }
 
+/// How sums come together where the input axis is cut among workgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Splits {
+    /// It is not cut.
+    None,
+    /// Each sum is exchanged for another's, two by two: soon done.
+    Meet,
+    /// All are left for the last workgroup: less to do for each sum.
+    Count,
+}
+
+impl Splits {
+    /// The constant `SPLITS`.
+    fn name(self) -> &'static str {
+        match self {
+            Splits::None => "none",
+            Splits::Meet => "meet",
+            Splits::Count => "count",
+        }
+    }
+
+    /// The buffers that it takes, atomic.
+    fn buffers(self) -> &'static [&'static str] {
+        match self {
+            Splits::None => &[],
+            Splits::Meet => &["meetings"],
+            Splits::Count => &["partials", "counters"],
+        }
+    }
+}
+
 /// Some of the rates from 1 to 8 bits per weight, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rates(u8);
@@ -91,12 +122,16 @@ pub struct TrellisGemv {
     pub route: Route,
     /// Whether a residual is added, to a single linear.
     pub residual: bool,
-    /// Whether the input axis is cut.
-    pub split: bool,
+    /// How the input axis is cut.
+    pub splits: Splits,
+    /// Whether each team has one block at the most, of all that a workgroup makes.
+    pub once: bool,
     /// How teams exchange.
     pub exchange: Exchange,
 }
 
+/// What MCG and 3INST flip of a product's bits. Kernels find it in a matrix' header.
+pub const FLIP: u32 = 0x3B60_3B60;
 /// The names of a vector's components.
 const COMPONENTS: [char; 4] = ['x', 'y', 'z', 'w'];
 /// MUL1's step per unit of the byte sum.
@@ -105,8 +140,10 @@ const MUL1_SCALE: f64 = 1774.0 / 262_144.0;
 const MUL1_OFFSET: f64 = -10.382_812_5;
 /// MUL1's weight at the middle byte sum, 510.
 const MUL1_MIDDLE: f64 = 1534.0 * MUL1_SCALE + MUL1_OFFSET;
-/// Workgroup memory for sums, in rows times teams.
-const SUMS: usize = 16;
+/// The block of a team, of those that begin at block `base`.
+const OWN: &str = "base + team / PARTS";
+/// Workgroup memory for sums, in rows times teams: of eight teams, and of more, which only roomy devices are given.
+const SUMS: [usize; 2] = [16, 32];
 
 impl TrellisGemv {
     /// The kernel's source.
@@ -151,18 +188,15 @@ impl TrellisGemv {
                 "PREPARE",
                 per_job(&|i| format!("prepare_job({}, job{i}, at);", self.number(i))),
             ),
+            ("SPLITS", self.splits.name().to_owned()),
+            ("PASSES", self.passes().to_owned()),
+            ("AWAIT_READERS", self.await_readers().to_owned()),
             (
                 "ASK_NEXT",
-                per_job(&|i| format!("job{i} = {};", self.job(i, "base + BLOCKS"))),
-            ),
-            (
-                "AWAIT_READERS",
-                // Teams with a block each read what they prepared themselves. Faster for single rows alone.
-                match (rows, parts) {
-                    (1, 1) => "await_readers();",
-                    _ => "workgroupBarrier();",
-                }
-                .to_owned(),
+                match self.once {
+                    true => String::new(),
+                    false => per_job(&|i| format!("job{i} = {};", self.job(i, "base + BLOCKS"))),
+                },
             ),
             ("SUM_ROWS", self.sum_rows().to_string()),
             (
@@ -181,11 +215,8 @@ impl TrellisGemv {
                 "TOTALS",
                 per_row(&|r| format!("var total{r} = vec4<f32>();")),
             ),
-            (
-                "AHEAD",
-                each_four(rates.highest(), |j| format!("var n{j} = vec4<u32>();")),
-            ),
-            ("FETCH_AHEAD", rates.switch(fetch_ahead)),
+            ("FETCH_FIRST", self.fetch_first()),
+            ("FETCH", self.fetch_own()),
             ("ZERO", per_row(&|r| self.zero(r))),
             ("MULTIPLY", rates.switch(|bits| self.multiply(bits))),
             (
@@ -204,27 +235,88 @@ impl TrellisGemv {
 
     /// Rows whose sums are in workgroup memory at a time.
     fn sum_rows(&self) -> usize {
-        self.rows.min((SUMS / self.teams).max(1))
+        let sums = SUMS[usize::from(self.teams > 8)];
+        self.rows.min((sums / self.teams).max(1))
     }
 
     fn bindings(&self) -> String {
-        let partial = partial_names(self.split);
         bindings(
             &["weights", "codes"],
             self.route,
             self.residual,
             self.outputs,
-            partial,
+            self.splits.buffers(),
+        )
+    }
+
+    /// Goes through a workgroup's input blocks, one for each team at a time.
+    fn passes(&self) -> &'static str {
+        match self.once {
+            true => "let base = first;",
+            false => "for (var base = first; base < end; base += BLOCKS)",
+        }
+    }
+
+    /// Waits until who reads the last activations is done with them.
+    fn await_readers(&self) -> &'static str {
+        match (self.rows, self.parts) {
+            _ if self.once => "",
+            // Teams with a block each read what they prepared themselves. Faster for single rows alone.
+            (1, 1) => "if base != first {\nawait_readers();\n}",
+            _ => "if base != first {\nworkgroupBarrier();\n}",
+        }
+    }
+
+    /// Whether a team asks for the first words of its next block while it decodes this one. Signs take the registers for it, and with
+    /// many rows there are none.
+    fn ahead(&self) -> bool {
+        !self.once && self.rows == 1 && self.activations != Activations::Sign
+    }
+
+    /// Before all passes: where asked to, finds a team's first block, and asks for its first words.
+    fn fetch_first(&self) -> String {
+        match self.ahead() {
+            true => format!(
+                "var mine = {};\n{}",
+                OWN.replace("base", "first"),
+                self.fetch()
+            ),
+            false => String::new(),
+        }
+    }
+
+    /// At the start of a pass: finds a team's block, and asks for its first words if nobody did.
+    fn fetch_own(&self) -> String {
+        match self.ahead() {
+            true => format!("mine = {OWN};"),
+            false => format!("let mine = {OWN};\n{}", self.fetch()),
+        }
+    }
+
+    fn fetch(&self) -> String {
+        let highest = self.rates.highest();
+        format!(
+            "var word = words + (4u * mine + part * p.pairs) * pair_fours;
+{}
+if mine < end {{
+{}
+}}",
+            each_four(highest, |j| format!("var n{j} = vec4<u32>();")),
+            self.rates.switch(fetch_ahead)
         )
     }
 
     /// Multiplies with the pairs of rows of tiles of a block, at one rate.
     fn multiply(&self, bits: usize) -> String {
+        let after = match self.ahead() {
+            true => "select(0u, (4u * BLOCKS + 1u - p.pairs) * pair_fours, mine + BLOCKS < end)",
+            false => "0u",
+        };
         format!(
             "for (var pair = 0u; pair < p.pairs; pair += 1u) {{
 {}
-// The words of the pair after this one, or once more those of the last.
-word += select(0u, {}u, pair + 1u < p.pairs);
+// The words of the pair after this one, or of what comes after the last, or once more those of the last.
+word += select({after}, {}u, pair + 1u < p.pairs);
 {}
 {}
 near += 8u;
@@ -234,6 +326,12 @@ near += 8u;
             fetch_ahead(bits),
             self.decode(bits)
         )
+    }
+
+    /// Whether the two halves that add up to a weight are multiplied each by itself: their sum is an operation less for each weight, but
+    /// one more for each row.
+    fn apart(&self) -> bool {
+        self.activations == Activations::Half && self.codebook != Codebook::Mul1 && self.rows <= 4
     }
 
     /// The number of a team's job `i`.
@@ -288,7 +386,7 @@ near += 8u;
                     let (c, half) = (column / 2, column % 2);
                     state(bits, COMPONENTS[2 * tile + c], 8 * q + 4 * half + place)
                 };
-                if self.activations == Activations::Half {
+                if self.activations == Activations::Half && !self.apart() {
                     for (pair, inputs) in ["xy", "zw"].iter().enumerate() {
                         for (column, to) in COMPONENTS.iter().enumerate() {
                             let states = [0, 1].map(|i| state(2 * pair + i, column));
@@ -324,7 +422,16 @@ near += 8u;
                 let _ = writeln!(text, "acc0.{to} += dot4U8Packed({product}, a0_{q}.{from});");
                 return;
             }
-            _ => text.push_str(&unscaled(self.codebook, state, name)),
+            Activations::Half => {
+                let word = self.codebook.word(state);
+                let _ = writeln!(text, "let {name} = two_halves({word});");
+                for r in 0..self.rows {
+                    let acc = format!("acc{r}_{to}");
+                    let _ = writeln!(text, "{acc} = fma({name}, a{r}_{q}.{from}{from}, {acc});");
+                }
+                return;
+            }
+            Activations::Exact => text.push_str(&unscaled(self.codebook, state, name)),
         }
         for r in 0..self.rows {
             let _ = writeln!(
@@ -337,7 +444,7 @@ near += 8u;
     /// Adds up what all teams have of some rows, `row…`, in `sums`.
     fn gather(&self) -> String {
         let rows = self.sum_rows();
-        let mut text = format!(
+        format!(
             "fn gathered(row: u32, lane: u32) -> vec4<f32> {{
     var y = vec4<f32>();
     if row < {rows}u {{
@@ -348,11 +455,7 @@ near += 8u;
     return y;
 }}
 "
-        );
-        if self.split {
-            text += PARTIAL;
-        }
-        text
+        )
     }
 
     fn sum_up(&self) -> String {
@@ -378,24 +481,10 @@ near += 8u;
             let bound = chunk.next_multiple_of(self.teams);
             let _ = writeln!(
                 text,
-                "for (var r = team; r < {bound}u; r += TEAMS) {{\nlet y = gathered(r, lane);"
+                "for (var r = team; r < {bound}u; r += TEAMS) {{
+conclude(place, ends, select(ROWS, {start}u + r, r < {chunk}u), gathered(r, lane), at);
+}}"
             );
-            if self.split {
-                let _ = writeln!(
-                    text,
-                    "if r < {chunk}u {{\n{}}}",
-                    leave(&format!("{start}u + r"))
-                );
-            } else {
-                let _ = writeln!(
-                    text,
-                    "finish(place, ends, select(ROWS, {start}u + r, r < {chunk}u), y, at);"
-                );
-            }
-            text += "}\n";
-        }
-        if self.split {
-            text += &arrive(rows, self.teams);
         }
         text
     }
@@ -407,6 +496,17 @@ impl Codebook {
         match self {
             Codebook::Mul1 => (MUL1_SCALE, MUL1_MIDDLE),
             _ => (1.0, 0.0),
+        }
+    }
+
+    /// What a state is multiplied to; of MCG and 3INST made to two halves that add up to a weight.
+    fn word(self, state: &str) -> String {
+        match self {
+            Codebook::Mul1 => format!("{state} * 0x83DCD12Du"),
+            Codebook::Mcg => format!("(({state} * 0xCBAC1FEDu) & 0x8FFF8FFFu) ^ flip"),
+            Codebook::ThreeInst => {
+                format!("(({state} * 89226354u + 64248484u) & 0x8FFF8FFFu) ^ flip")
+            }
         }
     }
 
@@ -466,47 +566,38 @@ fn straddling(bits: usize, size: usize) -> String {
 /// Declares `name`, the f32 weight of `state` before its codebook's scale and offset, and before it is rounded to half
 /// precision.
 fn unscaled(codebook: Codebook, state: &str, name: &str) -> String {
-    let halves = |x: String| {
-        format!(
-            "let h{name} = unpack2x16float((({x}) & 0x8FFF8FFFu) ^ 0x3B603B60u);
-let {name} = h{name}.x + h{name}.y;
-"
-        )
-    };
+    let word = codebook.word(state);
     match codebook {
         // Added to the bits of 2^23, the sum is added to its value; 510 is the middle.
         Codebook::Mul1 => format!(
-            "let {name} = bitcast<f32>(dot4U8Packed({state} * 0x83DCD12Du, 0x01010101u) + 0x4B000000u) \
-             - 8389118.0;\n"
+            "let {name} = bitcast<f32>(dot4U8Packed({word}, 0x01010101u) + 0x4B000000u) - 8389118.0;\n"
         ),
-        Codebook::Mcg => halves(format!("{state} * 0xCBAC1FEDu")),
-        Codebook::ThreeInst => halves(format!("{state} * 89226354u + 64248484u")),
+        Codebook::Mcg | Codebook::ThreeInst => format!(
+            "let h{name} = unpack2x16float({word});
+let {name} = h{name}.x + h{name}.y;
+"
+        ),
     }
 }
 
 /// Declares `name`, the weights of two `states` as halves, before [`Codebook::affine_of_halves`].
 fn halves(codebook: Codebook, states: &[String; 2], name: &str) -> String {
-    let words = |product: &dyn Fn(&String) -> String| {
-        let [a, b] = states.each_ref().map(product);
-        format!(
-            "let a{name} = (({a}) & 0x8FFF8FFFu) ^ 0x3B603B60u;
-let b{name} = (({b}) & 0x8FFF8FFFu) ^ 0x3B603B60u;
-let {name} = two_halves((a{name} & 0xFFFFu) | (b{name} << 16u))
-    + two_halves((a{name} >> 16u) | (b{name} & 0xFFFF0000u));
-"
-        )
-    };
+    let [a, b] = states.each_ref().map(|state| codebook.word(state));
     match codebook {
         // Added to the bits of 1024, the sum is added to its value. The dot product adds for nothing; the halves do not overlap, and
         // a sum of them is one operation where compilers make two of an or.
         Codebook::Mul1 => {
-            let [a, b] = states.each_ref().map(|state| {
-                format!("(dot4U8Packed({state} * 0x83DCD12Du, 0x01010101u) + 0x6400u)")
-            });
+            let [a, b] =
+                [a, b].map(|word| format!("(dot4U8Packed({word}, 0x01010101u) + 0x6400u)"));
             format!("let {name} = two_halves({a} + ({b} << 16u));\n")
         }
-        Codebook::Mcg => words(&|state| format!("{state} * 0xCBAC1FEDu")),
-        Codebook::ThreeInst => words(&|state| format!("{state} * 89226354u + 64248484u")),
+        Codebook::Mcg | Codebook::ThreeInst => format!(
+            "let a{name} = {a};
+let b{name} = {b};
+let {name} = two_halves((a{name} & 0xFFFFu) | (b{name} << 16u))
+    + two_halves((a{name} >> 16u) | (b{name} & 0xFFFF0000u));
+"
+        ),
     }
 }
 
@@ -519,66 +610,5 @@ fn unscaled_halves(codebook: Codebook, states: &[String; 2], name: &str) -> Stri
             format!("{text}let {name} = {above} - vec2<f16>(1534.0h);\n")
         }
         Codebook::Mcg | Codebook::ThreeInst => halves(codebook, states, name),
-    }
-}
-
-/// Where partial sums of a row and split are, and who arrives last.
-const PARTIAL: &str = "
-var<workgroup> arrived: u32;
-
-// Where the partial sums of a row and split are.
-fn partial(place: Place, split: u32, row: u32, lane: u32) -> u32 {
-    return 128u * ((place.unit * p.splits + split) * ROWS + row) + 4u * lane;
-}
-";
-
-/// Leaves `y`, the sums of row `row`, for whoever arrives last.
-fn leave(row: &str) -> String {
-    format!(
-        "let to = partial(place, place.split, {row}, lane);
-for (var c = 0u; c < 4u; c += 1u) {{
-atomicStore(&partials[to + c], bitcast<u32>(y[c]));
-}}
-"
-    )
-}
-
-/// The last to arrive adds up what all left, in order.
-fn arrive(rows: usize, teams: usize) -> String {
-    let bound = rows.next_multiple_of(teams);
-    format!(
-        "// Sums are out before the workgroup counts as arrived.
-storageBarrier();
-if at == 0u {{
-arrived = atomicAdd(&counters[place.unit], 1u);
-}}
-if workgroupUniformLoad(&arrived) + 1u < p.splits {{
-return;
-}}
-storageBarrier();
-if at == 0u {{
-atomicStore(&counters[place.unit], 0u);
-}}
-for (var r = team; r < {bound}u; r += TEAMS) {{
-var y = vec4<f32>();
-if r < ROWS {{
-for (var split = 0u; split < p.splits; split += 1u) {{
-let here = partial(place, split, r, lane);
-for (var c = 0u; c < 4u; c += 1u) {{
-y[c] += bitcast<f32>(atomicLoad(&partials[here + c]));
-}}
-}}
-}}
-finish(place, ends, r, y, at);
-}}
-"
-    )
-}
-
-/// The names of the buffers of split work.
-fn partial_names(split: bool) -> &'static [&'static str] {
-    match split {
-        true => &["partials", "counters"],
-        false => &[],
     }
 }

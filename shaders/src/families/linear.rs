@@ -6,7 +6,7 @@ use crate::{
     matmul::{Basis, Matmul, MatmulInputs, MatmulOutputs},
     registry::{Family, source},
     rows::{Arrange, Format, RowsDecode, RowsGemv, RowsMatmul, Scales, Weights},
-    trellis::{Activations, Codebook, Rates, TrellisDecode, TrellisGemv, TrellisMatmul},
+    trellis::{Activations, Codebook, Rates, Splits, TrellisDecode, TrellisGemv, TrellisMatmul},
 };
 
 pub(crate) const FAMILY: Family = Family {
@@ -46,6 +46,9 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/scales_e8m0"),
         source!("linear/scales_f16"),
         source!("linear/scales_f32"),
+        source!("linear/splits_count"),
+        source!("linear/splits_meet"),
+        source!("linear/splits_none"),
         source!("linear/stored"),
         source!("linear/team"),
         source!("linear/trellis_decode"),
@@ -126,20 +129,26 @@ fn trellis_gemv() -> Vec<Specialization> {
         outputs: 2,
         route: Route::Picked,
         residual: false,
-        split: false,
+        splits: Splits::None,
+        once: true,
         exchange: Exchange::Subgroup,
     };
     let plain = TrellisGemv {
         route: Route::All,
         outputs: 1,
+        once: false,
         ..first
     };
     let mut kernels = vec![
         first,
         TrellisGemv {
             residual: true,
-            split: true,
+            splits: Splits::Meet,
             teams: 4,
+            ..plain
+        },
+        TrellisGemv {
+            splits: Splits::Count,
             ..plain
         },
         TrellisGemv {
@@ -159,7 +168,7 @@ fn trellis_gemv() -> Vec<Specialization> {
             ..plain
         });
     }
-    for activations in [Activations::Sign, Activations::Exact] {
+    for activations in [Activations::Sign, Activations::Exact, Activations::Half] {
         kernels.push(TrellisGemv {
             rates: Rates::one(2).and(5).and(3),
             activations,

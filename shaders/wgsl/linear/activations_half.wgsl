@@ -1,5 +1,5 @@
 // Activations and sums in half precision, two inputs to an operation, for any codebook: a block's activations are divided by its
-// largest, and sums of at most 64 products are then taken to f32.
+// largest, and sums of at most 128 products are then taken to f32.
 //
 // constants  SLOTS, SCALE, OFFSET: as in linear/trellis_gemv
 // needs      f16

@@ -25,5 +25,5 @@ fn ends_of(place: Place, lane: u32) -> Ends {
 
 // The outputs of row `row` and columns `4 lane…` of the block.
 fn finish(place: Place, ends: Ends, row: u32, sums: vec4<f32>, at: u32) {
-    put(place, ends.width, row, fma(sums, vec4<f32>(ends.factor), ends.bias), at);
+    put(place, ends.width, row, fma(sums, vec4<f32>(ends.factor), ends.bias), vec4<bool>(true), at);
 }

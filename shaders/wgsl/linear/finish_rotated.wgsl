@@ -26,5 +26,10 @@ fn ends_of(place: Place, lane: u32) -> Ends {
 
 // The outputs of row `row` and columns `4 lane…` of the block. All lanes must call.
 fn finish(place: Place, ends: Ends, row: u32, rotated: vec4<f32>, at: u32) {
-    put(place, ends.width, row, fma(rotate(rotated, at), ends.scale, ends.bias), at);
+    finish_some(place, ends, row, rotate(rotated, at), vec4<bool>(true), at);
+}
+
+// Those that are `there`, from sums `y` that are rotated back.
+fn finish_some(place: Place, ends: Ends, row: u32, y: vec4<f32>, there: vec4<bool>, at: u32) {
+    put(place, ends.width, row, fma(y, ends.scale, ends.bias), there, at);
 }

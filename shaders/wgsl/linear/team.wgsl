@@ -15,7 +15,7 @@ fn rotate(v: vec4<f32>, at: u32) -> vec4<f32> {
     a = vec4<f32>(a.x + a.z, a.y + a.w, a.x - a.z, a.y - a.w);
     for (var mask = 1u; mask < 32u; mask = mask << 1u) {
         let other = exchange(a, at, mask);
-        a = select(other + a, other - a, (at & mask) != 0u);
+        a = fma(a, vec4<f32>(select(1.0, -1.0, (at & mask) != 0u)), other);
     }
     return a * HADAMARD;
 }

@@ -24,6 +24,7 @@ fn main(
     }
     {{SKIP}}
     let before = (lane & 24u) | ((lane + 7u) & 7u);
+    let flip = weights[header + 7u];
     let word = weights[header + 1u] / 4u + ((p.first + group.x) * p.blocks * 4u + pair) * {{PAIR_FOURS}}u;
     // Of the lane's first column, in eights.
     let step = (expert * groups.x + group.x) * p.blocks * 8u + 2u * pair;

@@ -7,16 +7,15 @@
 // codebook's arithmetic. Teams prepare
 // (scale, rotate, quantize) the blocks of activations for each other.
 //
-// With SPLITS, the input axis is cut among `grid.y` workgroups. They leave sums in `partials`; the last to arrive adds them up in
-// order, so that the result does not depend on who is last, and sets its counter back to 0.
+// The input axis may be cut among `grid.y` workgroups, whose sums come together as SPLITS says.
 //
 // bindings   weights: u32, codes: the same in fours, slab of headers, words, scales (see the crate's README); x: f32 `[rows, width]`;
-//            by constants: picks (linear/route_…): u32, residual: f32 as out, out0…: f32 `[rows, outputs of the linear]`, partials,
-//            counters
+//            by constants: picks (linear/route_…): u32, residual: f32 as out, out0…: f32 `[rows, outputs of the linear]`, and
+//            what linear/splits_… needs
 // grid       x: column blocks of all linears; y: splits; z: groups of rows
 // constants  TEAMS: teams of 32 lanes, LANES = 32 TEAMS; PARTS: teams that share an input block, BLOCKS = TEAMS / PARTS; ROWS;
 //            SLOTS = ROWS · BLOCKS, JOBS: SLOTS up to a multiple of TEAMS; ACTIVATIONS: exact | half | sign, with its constants;
-//            EXCHANGE; ROUTE; the rest is text from `trellis.rs`
+//            EXCHANGE; ROUTE; SPLITS: none | meet | count; the rest is text from `trellis.rs`
 //
 // Matrices may differ in their rate: it is the same for all of a workgroup, which does what is written out for its own.
 
@@ -36,7 +35,7 @@ var<workgroup> scales: array<Scales, {{JOBS}}>;
 var<workgroup> sums: array<vec4<f32>, {{SUM_ROWS}} * {{LANES}}>;
 
 //!use linear/activation
-//!use linear/finish_rotated
+//!use linear/splits_{{SPLITS}}
 
 {{GATHER}}
 
@@ -87,6 +86,8 @@ fn main(
     let pair_fours = {{PAIR_FOURS}};
     let words = weights[place.header + 1u] / 4u + place.block * p.blocks * (4u * pair_fours);
     let suh = weights[place.header + 2u];
+    // Not a literal: a mask and a flip are one operation of three inputs, of which one may be a literal.
+    let flip = weights[place.header + 7u];
     let first = group.y * p.per_split;
     let end = min(first + p.per_split, p.blocks);
     // Of a run, the word before the first: the last of the run before, also round the walk.
@@ -97,19 +98,13 @@ fn main(
 
     {{TOTALS}}
     {{ASK_FIRST}}
-    for (var base = first; base < end; base += BLOCKS) {
-        let mine = base + team / PARTS;
-        let live = mine < end;
+    {{FETCH_FIRST}}
+    {{PASSES}}
+    {
         // What takes longest to come is asked for first.
-        var word = words + (4u * mine + part * p.pairs) * pair_fours;
-        {{AHEAD}}
-        if live {
-            {{FETCH_AHEAD}}
-        }
-        if base != first {
-            // Who reads the last activations is done with them.
-            {{AWAIT_READERS}}
-        }
+        {{FETCH}}
+        let live = mine < end;
+        {{AWAIT_READERS}}
         {{PREPARE}}
         workgroupBarrier();
         // On their way while weights are decoded.
@@ -122,4 +117,5 @@ fn main(
         }
     }
     {{SUM_UP}}
+    settle(place, ends, at);
 }

@@ -48,6 +48,7 @@ fn main(
     let lane = at & 31u;
     let team = at >> 5u;
     let before = (lane & 24u) | ((lane + 7u) & 7u);
+    let flip = weights[place.header + 7u];
     let words = weights[place.header + 1u] / 4u + place.block * p.blocks * (4u * {{PAIR_FOURS}}u);
     let first = 4u * group.y * p.per_split;
     let end = min(first + 4u * p.per_split, 4u * p.blocks);

@@ -68,6 +68,7 @@ impl Kernel {
 pub(crate) struct Kernels {
     pipelines: Mutex<HashMap<Kernel, Pipeline>>,
     counters: Mutex<Option<Slice>>,
+    meetings: Mutex<Option<Slice>>,
     matrices: OnceLock<bool>,
 }
 
@@ -100,6 +101,18 @@ impl Kernels {
         }
         let slice = gpu.buffer("counters", 4 * Self::COUNTERS as u64)?.slice();
         *counters = Some(slice.clone());
+        Ok(slice)
+    }
+
+    /// So many zeros, where sums of workgroups meet. Kernels leave zeros behind.
+    pub(super) fn meetings(&self, gpu: &Gpu, count: usize) -> Result<Slice, Error> {
+        let bytes = 4 * count as u64;
+        let mut meetings = self.meetings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(meetings) = meetings.as_ref().filter(|slice| slice.size() >= bytes) {
+            return Ok(meetings.clone());
+        }
+        let slice = gpu.buffer("meetings", bytes.next_power_of_two())?.slice();
+        *meetings = Some(slice.clone());
         Ok(slice)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A stack of experts is one run of 32-bit words: a header of eight words for each expert, then its sections, each at a multiple of
 //! 256 bytes. Header: kind; where the codes are; input scales (trellis) or input order; output scales (trellis) or group scales; bias;
-//! width of the output; zero points; factor of the scales. Places are counted in words from the start of the buffer, and are [`NONE`]
+//! width of the output; zero points; factor of the scales, or what the codebook flips. Places are counted in words from the start of the buffer, and are [`NONE`]
 //! for what is not there.
 
 use std::ops::Range;
@@ -231,15 +231,17 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// What all scales are multiplied with.
-    fn factor(&self) -> f32 {
-        match self {
+    /// The last word of a header: what all scales are multiplied with; of trellis codes, what is flipped of a product's bits.
+    fn factor(&self) -> u32 {
+        let factor = match self {
+            Self::Trellis(_) => return trellis::FLIP,
             Self::Grouped(grouped, _) => match grouped.parts().scales {
                 Scales::E4m3 { global, .. } | Scales::E8m0 { global, .. } => global.recip(),
                 _ => 1.0,
             },
-            _ => 1.0,
-        }
+            Self::Dense(..) => 1.0,
+        };
+        f32::to_bits(factor)
     }
 }
 
@@ -454,7 +456,7 @@ fn fill(
         let mut header = [NONE; HEADER];
         header[0] = kind.code();
         header[5] = shape.out_features as u32;
-        header[7] = source.factor().to_bits();
+        header[7] = source.factor();
         for (section, size) in source.sizes().into_iter().enumerate() {
             if size > 0 {
                 gpu.upload(&slice, 4 * at as u64, &prepared[section])?;

@@ -2,13 +2,15 @@
 
 use treillage_backend::Error;
 use treillage_shaders::matmul::Matmul;
-use treillage_shaders::trellis::{Activations, Codebook, Rates, TrellisGemv, TrellisMatmul};
+use treillage_shaders::trellis::{
+    Activations, Codebook, Rates, Splits, TrellisGemv, TrellisMatmul,
+};
 
 use super::dispatch::{BUSY, Job, Product};
 use super::kernels::Kernel;
 use super::matmul::{BLOCK, split};
 use super::store::Kind;
-use crate::Tensor;
+use crate::{Slice, Tensor};
 
 /// Rows that share a matrix from which on matrix units pay.
 const FEW: usize = 9;
@@ -44,6 +46,11 @@ impl Cut {
         };
         if rows > 8 {
             cut.teams = 4;
+        }
+        // Of many workgroups, several small ones share a processor, and the last leave less of it idle. With halves, which take few
+        // registers, large ones do too, and are kept where each of their teams has one block.
+        if rows == 1 && units >= 6 * BUSY && (!halves || blocks > most_teams) {
+            cut.teams = 8;
         }
         // Eight rows take registers: of two workgroups of half the lanes, none with another's block, each has more of them.
         if rows == 8 && few_parts && (BUSY..3 * BUSY).contains(&units) {
@@ -189,7 +196,7 @@ impl Job<'_> {
             && limits.max_compute_workgroup_storage_size >= 40 << 10;
         let exact = gpu.options().exact || self.context.guard.is_plain();
         let sign = codebook == Codebook::Mul1 && rows == 1 && !exact;
-        let halves = rows > 1 && !exact && gpu.has_f16();
+        let halves = !sign && !exact && gpu.has_f16();
         let cut = Cut::new(
             columns * groups,
             blocks,
@@ -201,6 +208,11 @@ impl Job<'_> {
         params.per_split = cut.per_split as u32;
         params.splits = cut.splits as u32;
         params.pairs = 4 / cut.parts as u32;
+        let splits = match (cut.splits, rows) {
+            (1, _) => Splits::None,
+            (_, 1 | 2) => Splits::Meet,
+            _ => Splits::Count,
+        };
         let kernel = Kernel::Trellis(TrellisGemv {
             rates,
             codebook,
@@ -215,19 +227,31 @@ impl Job<'_> {
             outputs: products.len(),
             route: self.route,
             residual: self.residual.is_some(),
-            split: cut.splits > 1,
+            splits,
+            once: cut.per_split <= cut.teams / cut.parts,
             exchange: self.exchange(),
         });
         let grid = [columns, cut.splits, groups];
         let work = self.work(kinds, products, x);
-        if cut.splits == 1 {
-            return self.record(kernel, &[&x.slice()], products, &[], &params, grid, work);
-        }
-        let partials = self
-            .context
-            .tensor(columns * groups * cut.splits, rows * BLOCK)?;
-        let more = [&partials.slice(), &self.context.linears.counters(gpu)?];
-        self.record(kernel, &[&x.slice()], products, &more, &params, grid, work)
+        let (counters, partials, meetings);
+        let more: &[&Slice] = match splits {
+            Splits::None => &[],
+            Splits::Meet => {
+                meetings = (self.context.linears)
+                    .meetings(gpu, columns * groups * (cut.splits - 1) * rows * BLOCK)?;
+                &[&meetings]
+            }
+            Splits::Count => {
+                let units = columns * groups;
+                partials = self
+                    .context
+                    .tensor(units * cut.splits, rows * BLOCK)?
+                    .slice();
+                counters = self.context.linears.counters(gpu)?;
+                &[&partials, &counters]
+            }
+        };
+        self.record(kernel, &[&x.slice()], products, more, &params, grid, work)
     }
 }
 
