@@ -1,7 +1,8 @@
 //! The file that a measurement leaves behind: written by the benchmarks, read here.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -126,6 +127,11 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
     }
     let mut beside = path.as_os_str().to_owned();
     beside.push(".part");
-    fs::write(&beside, text).map_err(Error::io(path))?;
-    fs::rename(&beside, path).map_err(Error::io(path))
+    let whole = || {
+        let mut file = File::create(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    whole().map_err(Error::io(path))
 }

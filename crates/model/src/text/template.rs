@@ -151,7 +151,10 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     environment.add_function("raise_exception", |message: String| {
         Err::<Value, _>(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", |format: String| strftime::now(&format));
+    environment.add_function("strftime_now", |format: String| {
+        strftime::now(&format)
+            .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
+    });
     environment.add_filter("tojson", to_json);
     Ok(environment)
 }
