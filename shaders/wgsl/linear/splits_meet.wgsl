@@ -11,7 +11,7 @@
 // A sum as it lies in `meetings`, where 0 is nothing.
 fn left(sum: f32) -> u32 {
     let bits = bitcast<u32>(sum);
-    // All bits are the only number that is not one which must become another.
+    // All ones are not a number anyway, and would lie there as nothing: another that is none stands for them.
     return ~select(bits, 0x7FC00000u, bits == 0xFFFFFFFFu);
 }
 
@@ -47,6 +47,7 @@ fn meet(to: u32, sums: vec4<f32>, there: ptr<function, vec4<bool>>) -> vec4<f32>
     if (*there).w {
         atomicStore(&meetings[to + 96u], 0u);
     }
+    // Of sums that are no longer there it does not matter what this is.
     return sums + found(other);
 }
 
@@ -71,5 +72,6 @@ fn conclude(place: Place, ends: Ends, row: u32, rotated: vec4<f32>, at: u32) {
     finish_some(place, ends, row, sums, there, at);
 }
 
+// Rows that are concluded are done.
 fn settle(place: Place, ends: Ends, at: u32) {
 }

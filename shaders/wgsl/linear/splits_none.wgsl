@@ -7,5 +7,6 @@ fn conclude(place: Place, ends: Ends, row: u32, rotated: vec4<f32>, at: u32) {
     finish(place, ends, row, rotated, at);
 }
 
+// Rows that are concluded are done.
 fn settle(place: Place, ends: Ends, at: u32) {
 }
