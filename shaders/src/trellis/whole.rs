@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{COMPONENTS, Codebook, four, halves, state, straddling, unscaled};
+use super::Codebook;
+use super::codes::{COMPONENTS, four, halves, state, straddling, unscaled};
 use crate::Specialization;
 use crate::linear::{Route, declare, lines};
 use crate::matmul::Matmul;

@@ -15,7 +15,7 @@
 // grid       x: column blocks of all linears; y: splits; z: groups of rows
 // constants  TEAMS: teams of 32 lanes, LANES = 32 TEAMS; PARTS: teams that share an input block, BLOCKS = TEAMS / PARTS; ROWS;
 //            SLOTS = ROWS · BLOCKS, JOBS: SLOTS up to a multiple of TEAMS; ACTIVATIONS: exact | half | sign, with its constants;
-//            EXCHANGE; ROUTE; SPLITS: none | meet | count; the rest is text from `trellis.rs`
+//            EXCHANGE; ROUTE; SPLITS: none | meet | count; the rest is text from `trellis/gemv.rs`
 //
 // Matrices may differ in their rate: it is the same for all of a workgroup, which does what is written out for its own.
 
