@@ -95,25 +95,12 @@ impl Kernels {
 
     /// A zero for each unit of split work. Kernels leave zeros behind.
     pub(crate) fn counters(&self, gpu: &Gpu) -> Result<Slice, Error> {
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counters) = &*counters {
-            return Ok(counters.clone());
-        }
-        let slice = gpu.buffer("counters", 4 * Self::COUNTERS as u64)?.slice();
-        *counters = Some(slice.clone());
-        Ok(slice)
+        zeros(&self.counters, gpu, "counters", Self::COUNTERS)
     }
 
-    /// So many zeros, where sums of workgroups meet. Kernels leave zeros behind.
+    /// So many zeros, or more, where sums of workgroups meet. Kernels leave zeros behind.
     pub(super) fn meetings(&self, gpu: &Gpu, count: usize) -> Result<Slice, Error> {
-        let bytes = 4 * count as u64;
-        let mut meetings = self.meetings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(meetings) = meetings.as_ref().filter(|slice| slice.size() >= bytes) {
-            return Ok(meetings.clone());
-        }
-        let slice = gpu.buffer("meetings", bytes.next_power_of_two())?.slice();
-        *meetings = Some(slice.clone());
-        Ok(slice)
+        zeros(&self.meetings, gpu, "meetings", count)
     }
 
     /// Whether subgroups multiply matrices of 16 × 16 × 16, and multiply them right: wgpu calls them experimental, so each device is
@@ -173,6 +160,17 @@ impl Kernels {
         );
         context.read(&sums)
     }
+}
+
+/// At least `count` words of zeros: those that are kept, or else new ones, which are kept from now on.
+fn zeros(kept: &Mutex<Option<Slice>>, gpu: &Gpu, name: &str, count: usize) -> Result<Slice, Error> {
+    let bytes = 4 * count as u64;
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(slice) = kept.as_ref().filter(|slice| slice.size() >= bytes) {
+        return Ok(slice.clone());
+    }
+    let slice = gpu.buffer(name, bytes.next_power_of_two())?.slice();
+    Ok(kept.insert(slice).clone())
 }
 
 /// The size of what a device is asked with.

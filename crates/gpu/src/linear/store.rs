@@ -2,8 +2,8 @@
 //!
 //! A stack of experts is one run of 32-bit words: a header of eight words for each expert, then its sections, each at a multiple of
 //! 256 bytes. Header: kind; where the codes are; input scales (trellis) or input order; output scales (trellis) or group scales; bias;
-//! width of the output; zero points; factor of the scales, or what the codebook flips. Places are counted in words from the start of the buffer, and are [`NONE`]
-//! for what is not there.
+//! width of the output; zero points; factor of the scales, or what the codebook flips. Places are counted in words from the start of
+//! the buffer, and are [`NONE`] for what is not there.
 
 use std::ops::Range;
 

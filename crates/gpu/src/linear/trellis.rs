@@ -197,13 +197,8 @@ impl Job<'_> {
         let exact = gpu.options().exact || self.context.guard.is_plain();
         let sign = codebook == Codebook::Mul1 && rows == 1 && !exact;
         let halves = !sign && !exact && gpu.has_f16();
-        let cut = Cut::new(
-            columns * groups,
-            blocks,
-            rows,
-            if roomy { 16 } else { 8 },
-            halves,
-        );
+        let units = columns * groups;
+        let cut = Cut::new(units, blocks, rows, if roomy { 16 } else { 8 }, halves);
         params.blocks = blocks as u32;
         params.per_split = cut.per_split as u32;
         params.splits = cut.splits as u32;
@@ -233,25 +228,21 @@ impl Job<'_> {
         });
         let grid = [columns, cut.splits, groups];
         let work = self.work(kinds, products, x);
-        let (counters, partials, meetings);
-        let more: &[&Slice] = match splits {
-            Splits::None => &[],
+        let linears = &self.context.linears;
+        // Lent until its use is recorded.
+        let partials;
+        let more = match splits {
+            Splits::None => vec![],
             Splits::Meet => {
-                meetings = (self.context.linears)
-                    .meetings(gpu, columns * groups * (cut.splits - 1) * rows * BLOCK)?;
-                &[&meetings]
+                vec![linears.meetings(gpu, units * (cut.splits - 1) * rows * BLOCK)?]
             }
             Splits::Count => {
-                let units = columns * groups;
-                partials = self
-                    .context
-                    .tensor(units * cut.splits, rows * BLOCK)?
-                    .slice();
-                counters = self.context.linears.counters(gpu)?;
-                &[&partials, &counters]
+                partials = self.context.tensor(units * cut.splits, rows * BLOCK)?;
+                vec![partials.slice(), linears.counters(gpu)?]
             }
         };
-        self.record(kernel, &[&x.slice()], products, more, &params, grid, work)
+        let more: Vec<&Slice> = more.iter().collect();
+        self.record(kernel, &[&x.slice()], products, &more, &params, grid, work)
     }
 }
 
