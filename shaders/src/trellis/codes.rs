@@ -73,17 +73,16 @@ pub(super) fn each_four(bits: usize, text: impl Fn(usize) -> String) -> String {
     lines((0..=bits).map(text))
 }
 
+/// Asks for the fours that come next.
 pub(super) fn fetch_ahead(bits: usize) -> String {
     each_four(bits, |j| format!("n{j} = {};", four(bits, j)))
 }
 
-/// The words across two, one operation for all windows in them, of vectors of `size` runs.
-pub(super) fn straddling(bits: usize, size: usize) -> String {
+/// The words across two, one operation for all windows in them.
+pub(super) fn straddling(bits: usize) -> String {
     lines((0..bits).map(|first| {
         let last = first + 1;
-        format!(
-            "let s{first} = (v{first} << vec{size}<u32>(16u)) | (v{last} >> vec{size}<u32>(16u));"
-        )
+        format!("let s{first} = (v{first} << vec4<u32>(16u)) | (v{last} >> vec4<u32>(16u));")
     }))
 }
 

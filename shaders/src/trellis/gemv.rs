@@ -80,11 +80,6 @@ pub struct TrellisGemv {
     pub exchange: Exchange,
 }
 
-/// The block of a team, of those that begin at block `base`.
-const OWN: &str = "base + team / PARTS";
-/// Workgroup memory for sums, in rows times teams: of eight teams, and of more, which only roomy devices are given.
-const SUMS: [usize; 2] = [16, 32];
-
 impl TrellisGemv {
     /// The kernel's source.
     pub const SOURCE: &str = "linear/trellis_gemv";
@@ -130,7 +125,7 @@ impl TrellisGemv {
             ),
             ("SPLITS", self.splits.name().to_owned()),
             ("PASSES", self.passes().to_owned()),
-            ("AWAIT_READERS", self.await_readers().to_owned()),
+            ("AWAIT_READERS", self.await_readers()),
             (
                 "ASK_NEXT",
                 match self.once {
@@ -175,8 +170,9 @@ impl TrellisGemv {
 
     /// Rows whose sums are in workgroup memory at a time.
     fn sum_rows(&self) -> usize {
-        let sums = SUMS[usize::from(self.teams > 8)];
-        self.rows.min((sums / self.teams).max(1))
+        // Rows times teams. Only roomy devices are given more than eight.
+        let most = if self.teams > 8 { 32 } else { 16 };
+        self.rows.min((most / self.teams).max(1))
     }
 
     fn bindings(&self) -> String {
@@ -198,13 +194,16 @@ impl TrellisGemv {
     }
 
     /// Waits until who reads the last activations is done with them.
-    fn await_readers(&self) -> &'static str {
-        match (self.rows, self.parts) {
-            _ if self.once => "",
-            // Teams with a block each read what they prepared themselves. Faster for single rows alone.
-            (1, 1) => "if base != first {\nawait_readers();\n}",
-            _ => "if base != first {\nworkgroupBarrier();\n}",
+    fn await_readers(&self) -> String {
+        if self.once {
+            return String::new();
         }
+        let wait = match (self.rows, self.parts) {
+            // Teams with a block each read what they prepared themselves. Faster for single rows alone.
+            (1, 1) => "await_readers",
+            _ => "workgroupBarrier",
+        };
+        format!("if base != first {{\n{wait}();\n}}")
     }
 
     /// Whether a team asks for the first words of its next block while it decodes this one. Signs take the registers for it, and with
@@ -216,20 +215,17 @@ impl TrellisGemv {
     /// Before all passes: where asked to, finds a team's first block, and asks for its first words.
     fn fetch_first(&self) -> String {
         match self.ahead() {
-            true => format!(
-                "var mine = {};\n{}",
-                OWN.replace("base", "first"),
-                self.fetch()
-            ),
+            true => format!("var mine = {};\n{}", own("first"), self.fetch()),
             false => String::new(),
         }
     }
 
     /// At the start of a pass: finds a team's block, and asks for its first words if nobody did.
     fn fetch_own(&self) -> String {
+        let own = own("base");
         match self.ahead() {
-            true => format!("mine = {OWN};"),
-            false => format!("let mine = {OWN};\n{}", self.fetch()),
+            true => format!("mine = {own};"),
+            false => format!("let mine = {own};\n{}", self.fetch()),
         }
     }
 
@@ -308,7 +304,7 @@ near += 8u;
 
     fn decode(&self, bits: usize) -> String {
         let blocks = self.teams / self.parts;
-        let mut text = straddling(bits, 4);
+        let mut text = straddling(bits);
         text.push('\n');
         for tile in 0..2 {
             for q in 0..4 {
@@ -332,13 +328,7 @@ near += 8u;
                             let states = [0, 1].map(|i| state(2 * pair + i, column));
                             let name = format!("w{at}_{pair}_{column}");
                             text.push_str(&unscaled_halves(self.codebook, &states, &name));
-                            for r in 0..self.rows {
-                                let acc = format!("acc{r}_{to}");
-                                let _ = writeln!(
-                                    text,
-                                    "{acc} = fma({name}, a{r}_{at}.{inputs}, {acc});"
-                                );
-                            }
+                            self.products(&mut text, &name, at, inputs, *to);
                         }
                     }
                     continue;
@@ -360,24 +350,30 @@ near += 8u;
             Activations::Sign => {
                 let product = format!("{state} * m0_{q}.{from} + d0_{q}.{from}");
                 let _ = writeln!(text, "acc0.{to} += dot4U8Packed({product}, a0_{q}.{from});");
-                return;
             }
             Activations::Half => {
                 let word = self.codebook.word(state);
                 let _ = writeln!(text, "let {name} = two_halves({word});");
-                for r in 0..self.rows {
-                    let acc = format!("acc{r}_{to}");
-                    let _ = writeln!(text, "{acc} = fma({name}, a{r}_{q}.{from}{from}, {acc});");
-                }
-                return;
+                self.products(text, name, q, &format!("{from}{from}"), to);
             }
-            Activations::Exact => text.push_str(&unscaled(self.codebook, state, name)),
+            Activations::Exact => {
+                text.push_str(&unscaled(self.codebook, state, name));
+                self.products(text, name, q, &from.to_string(), to);
+            }
         }
+    }
+
+    /// Adds the products of `weight` with these `inputs` of all rows to their sums `to`.
+    fn products(&self, text: &mut String, weight: &str, q: usize, inputs: &str, to: char) {
+        // As `zero` declares them.
+        let of = if self.activations == Activations::Half {
+            '_'
+        } else {
+            '.'
+        };
         for r in 0..self.rows {
-            let _ = writeln!(
-                text,
-                "acc{r}.{to} = fma({name}, a{r}_{q}.{from}, acc{r}.{to});"
-            );
+            let sum = format!("acc{r}{of}{to}");
+            let _ = writeln!(text, "{sum} = fma({weight}, a{r}_{q}.{inputs}, {sum});");
         }
     }
 
@@ -428,4 +424,9 @@ conclude(place, ends, select(ROWS, {start}u + r, r < {chunk}u), gathered(r, lane
         }
         text
     }
+}
+
+/// The block of a team, of those that begin at block `base`.
+fn own(base: &str) -> String {
+    format!("{base} + team / PARTS")
 }

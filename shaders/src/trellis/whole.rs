@@ -88,7 +88,7 @@ impl TrellisDecode {
 /// Fetches a lane's words of a pair of rows of tiles, and makes those across two.
 fn fetch(bits: usize) -> String {
     let words = (0..=bits).map(|j| format!("let v{j} = {};\n", four(bits, j)));
-    words.collect::<String>() + &straddling(bits, 4) + "\n"
+    words.collect::<String>() + &straddling(bits) + "\n"
 }
 
 /// Decodes what run `run` has of its tile's column `half` for inputs `4 q…`, in f32, before the codebook's scale and offset: their

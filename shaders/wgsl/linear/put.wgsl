@@ -2,7 +2,7 @@
 
 {{STORE}}
 
-// Columns `4 lane…` of the block, of row `row` of those of the workgroup, those that are `there` and of the linear; `width` is its own.
+// Columns `4 lane…` of the block, of row `row` of those of the workgroup: those that are `there`, and among the linear's `width`.
 fn put(place: Place, width: u32, row: u32, y: vec4<f32>, there: vec4<bool>, at: u32) {
     let to = place.row + row;
     if row < ROWS && to < place.end {

@@ -4,8 +4,7 @@
 // A team of 32 lanes decodes pairs of rows of tiles, 32 inputs by 128 outputs, of which a lane has 128 weights: four runs of 32 steps
 // of a tile's walk, all 16 inputs of two columns. A run is K words and the one before them, read together with those of the other
 // three; its windows stand at places known here, so that what is generated per weight (`DECODE`) is a shift, a mask, and the
-// codebook's arithmetic. Teams prepare
-// (scale, rotate, quantize) the blocks of activations for each other.
+// codebook's arithmetic. Teams prepare (scale, rotate, quantize) the blocks of activations for each other.
 //
 // The input axis may be cut among `grid.y` workgroups, whose sums come together as SPLITS says.
 //
