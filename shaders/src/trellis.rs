@@ -1,11 +1,15 @@
 //! Trellis kernels, written out for a rate, a codebook and a number of rows.
 
 mod codes;
+mod few;
 mod gemv;
+mod lanes;
 mod whole;
 
 pub use codes::FLIP;
-pub use gemv::{Activations, Splits, TrellisGemv};
+pub use few::TrellisFew;
+pub use gemv::TrellisGemv;
+pub use lanes::{Activations, Splits};
 pub use whole::{TrellisDecode, TrellisMatmul};
 
 use crate::linear::lines;
@@ -46,10 +50,24 @@ impl Rates {
         8 - self.0.leading_zeros() as usize
     }
 
+    /// Whether it is a single one.
+    fn is_one(self) -> bool {
+        self.0.is_power_of_two()
+    }
+
+    /// Fours of words of a pair of rows of tiles of a matrix of kind `kind`, as text.
+    fn pair_fours(self, kind: &str) -> String {
+        match self.is_one() {
+            true => format!("{}u", 32 * self.highest()),
+            // Where headers say what kind they are of.
+            false => format!("32u * (({kind} >> 4u) & 15u)"),
+        }
+    }
+
     /// `text` of the only rate, or of each where the header says which it is.
     fn switch(self, text: impl Fn(usize) -> String) -> String {
         let highest = self.highest();
-        if self == Self::one(highest) {
+        if self.is_one() {
             return text(highest);
         }
         let cases = self.iter().map(|bits| match bits == highest {

@@ -61,6 +61,8 @@ pub struct Options {
     pub without_subgroups: bool,
     /// Do as if the adapter had no cooperative matrices: for tests of the kernels that do without.
     pub without_matrices: bool,
+    /// Do as if the adapter took halves below the normal ones for zero: for tests of the kernels that do without.
+    pub without_tiny_halves: bool,
 }
 
 /// An open device. Cloning copies the handle.

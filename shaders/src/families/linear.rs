@@ -6,7 +6,9 @@ use crate::{
     matmul::{Basis, Matmul, MatmulInputs, MatmulOutputs},
     registry::{Family, source},
     rows::{Arrange, Format, RowsDecode, RowsGemv, RowsMatmul, Scales, Weights},
-    trellis::{Activations, Codebook, Rates, Splits, TrellisDecode, TrellisGemv, TrellisMatmul},
+    trellis::{
+        Activations, Codebook, Rates, Splits, TrellisDecode, TrellisFew, TrellisGemv, TrellisMatmul,
+    },
 };
 
 pub(crate) const FAMILY: Family = Family {
@@ -26,7 +28,9 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/finish_rotated"),
         source!("linear/gated"),
         source!("linear/halves"),
+        source!("linear/header"),
         source!("linear/inputs"),
+        source!("linear/jobs"),
         source!("linear/matmul"),
         source!("linear/matmul_inputs"),
         source!("linear/matmul_lanes"),
@@ -46,12 +50,16 @@ pub(crate) const FAMILY: Family = Family {
         source!("linear/scales_e8m0"),
         source!("linear/scales_f16"),
         source!("linear/scales_f32"),
+        source!("linear/span_range"),
+        source!("linear/span_unit"),
         source!("linear/splits_count"),
         source!("linear/splits_meet"),
         source!("linear/splits_none"),
         source!("linear/stored"),
         source!("linear/team"),
+        source!("linear/tiny_halves"),
         source!("linear/trellis_decode"),
+        source!("linear/trellis_few"),
         source!("linear/trellis_gemv"),
         source!("linear/trellis_matmul"),
         source!("linear/two_halves"),
@@ -68,6 +76,16 @@ pub(crate) const FAMILY: Family = Family {
             name: TrellisGemv::SOURCE,
             hot: true,
             specializations: trellis_gemv,
+        },
+        Kernel {
+            name: TrellisFew::SOURCE,
+            hot: true,
+            specializations: trellis_few,
+        },
+        Kernel {
+            name: "linear/tiny_halves",
+            hot: false,
+            specializations: || vec![Specialization::default()],
         },
         Kernel {
             name: TrellisDecode::SOURCE,
@@ -123,7 +141,6 @@ fn trellis_gemv() -> Vec<Specialization> {
         rates: Rates::one(3),
         codebook: Codebook::Mul1,
         activations: Activations::Sign,
-        rows: 1,
         teams: 8,
         parts: 1,
         outputs: 2,
@@ -145,10 +162,6 @@ fn trellis_gemv() -> Vec<Specialization> {
             residual: true,
             splits: Splits::Meet,
             teams: 4,
-            ..plain
-        },
-        TrellisGemv {
-            splits: Splits::Count,
             ..plain
         },
         TrellisGemv {
@@ -184,22 +197,68 @@ fn trellis_gemv() -> Vec<Specialization> {
             });
         }
     }
-    for (rows, teams, parts) in [(2, 8, 1), (4, 8, 2), (8, 4, 2), (16, 8, 4)] {
-        let rows = TrellisGemv {
-            rows,
-            teams,
-            parts,
+    kernels.iter().map(TrellisGemv::specialization).collect()
+}
+
+/// All numbers of rows, with each of the other constants once.
+fn trellis_few() -> Vec<Specialization> {
+    let first = TrellisFew {
+        rates: Rates::one(3),
+        codebook: Codebook::Mul1,
+        activations: Activations::Half,
+        rows: 2,
+        teams: 8,
+        blocks: 14,
+        outputs: 1,
+        route: Route::All,
+        residual: false,
+        splits: Splits::Meet,
+        straddles: true,
+        tiny: true,
+        exchange: Exchange::Subgroup,
+    };
+    let plain = TrellisFew {
+        blocks: 2,
+        splits: Splits::None,
+        straddles: false,
+        tiny: false,
+        ..first
+    };
+    let mut kernels = vec![
+        first,
+        TrellisFew {
+            splits: Splits::Count,
+            activations: Activations::Exact,
+            outputs: 2,
+            rates: Rates::one(2).and(5).and(3),
+            ..first
+        },
+        TrellisFew {
+            splits: Splits::Count,
+            exchange: Exchange::Workgroup,
+            residual: true,
             ..plain
-        };
+        },
+        TrellisFew {
+            exchange: Exchange::Shuffle,
+            rates: Rates::one(2).and(5).and(3),
+            ..plain
+        },
+    ];
+    for codebook in [Codebook::ThreeInst, Codebook::Mcg, Codebook::Mul1] {
+        kernels.push(TrellisFew { codebook, ..plain });
+    }
+    for rows in [4, 8, 16] {
         for activations in [Activations::Exact, Activations::Half] {
-            kernels.push(TrellisGemv {
+            kernels.push(TrellisFew {
                 activations,
                 route: Route::Grouped,
-                ..rows
+                rows,
+                ..plain
             });
         }
     }
-    kernels.iter().map(TrellisGemv::specialization).collect()
+    kernels.iter().map(TrellisFew::specialization).collect()
 }
 
 /// Every form of weights and of scales.

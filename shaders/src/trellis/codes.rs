@@ -135,3 +135,19 @@ pub(super) fn unscaled_halves(codebook: Codebook, states: &[String; 2], name: &s
         Codebook::Mcg | Codebook::ThreeInst => halves(codebook, states, name),
     }
 }
+
+/// What weights of [`tiny_halves`] are multiplied with to be those of [`unscaled`].
+pub(super) const TINY: f64 = 512.0;
+
+/// Declares `name`, MUL1's weights of two `states` as halves, [`TINY`] times smaller than [`unscaled`] makes them. Byte sums are the bits
+/// of halves below the normal ones, so that nothing need be added to them first; devices must keep such.
+pub(super) fn tiny_halves(states: &[String; 2], name: &str) -> String {
+    let [a, b] = states.each_ref().map(|state| {
+        let word = Codebook::Mul1.word(state);
+        format!("dot4U8Packed({word}, 0x01010101u)")
+    });
+    // Of a sum, bits are worth 2^-24, so that 2^15 of them are 2^-9; 510 of these is the middle.
+    format!(
+        "let {name} = fma(two_halves({a} + ({b} << 16u)), vec2<f16>(32768.0h), vec2<f16>(-0.99609375h));\n"
+    )
+}

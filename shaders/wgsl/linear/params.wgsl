@@ -22,7 +22,7 @@ struct Params {
     blocks: u32,
     per_split: u32,
     splits: u32,
-    // Trellis: 4 / PARTS. Not a constant, or compilers unroll what is unrolled enough.
+    // trellis_gemv: 4 / PARTS. Not a constant, or compilers unroll what is unrolled enough.
     pairs: u32,
     // The first column block of a dispatch that makes some of them.
     first: u32,
@@ -31,6 +31,10 @@ struct Params {
     // The first row of out, where experts are picked.
     pick: u32,
     mask: u32,
+    // trellis_few, where ranges straddle units: input blocks of all units.
+    all: u32,
+    // A little less than 1 / blocks, 1 / ends.w, and 1 / per_split.
+    one_over: vec3<f32>,
 }
 
 var<immediate> p: Params;
@@ -49,27 +53,45 @@ struct Place {
     row: u32,
     end: u32,
     x_row: u32,
+    // Among those that have a part of the unit of work, so many.
     split: u32,
+    splits: u32,
     // Among all that is split.
     unit: u32,
 }
 
 // Gives false to a workgroup without work.
 fn locate(group: vec3<u32>, groups: vec3<u32>, place: ptr<function, Place>) -> bool {
+    return aim_at(group, groups, place) && is_ours(weights[(*place).header]);
+}
+
+// Whether a matrix is of a kind that this dispatch multiplies with.
+fn is_ours(kind: u32) -> bool {
+    return (kind & p.mask) == p.kind;
+}
+
+// Finds a workgroup's place, and gives false if there is nothing; the header is to be seen.
+fn aim_at(group: vec3<u32>, groups: vec3<u32>, place: ptr<function, Place>) -> bool {
+    (*place).split = group.y;
+    (*place).splits = p.splits;
+    return aim(group.x, group.z, groups.x, place);
+}
+
+// The same for place `column` of all linears' `columns`, and group `rows` of rows.
+fn aim(column: u32, rows: u32, columns: u32, place: ptr<function, Place>) -> bool {
     (*place).header = p.headers.x;
     var begin = 0u;
-    if group.x >= p.ends.x {
+    if column >= p.ends.x {
         (*place).linear = 1u;
         (*place).header = p.headers.y;
         begin = p.ends.x;
     }
-    if group.x >= p.ends.y {
+    if column >= p.ends.y {
         (*place).linear = 2u;
         (*place).header = p.headers.z;
         begin = p.ends.y;
     }
-    (*place).block = p.first + group.x - begin;
-    (*place).split = group.y;
-    (*place).unit = group.z * groups.x + group.x;
-    return route(group.z, place) && (weights[(*place).header] & p.mask) == p.kind;
+    (*place).block = p.first + column - begin;
+    (*place).unit = rows * columns + column;
+    return route(rows, place);
 }

@@ -57,7 +57,7 @@ fn conclude(place: Place, ends: Ends, row: u32, rotated: vec4<f32>, at: u32) {
     var sums = rotate(rotated, at);
     var there = vec4<bool>(row < ROWS && place.row + row < place.end);
     var number = place.split;
-    var count = p.splits;
+    var count = place.splits;
     var pair = place.unit * (p.splits - 1u);
     while count > 1u && any(there) {
         // The last of an odd number has nobody to meet.

@@ -1,5 +1,5 @@
-// out = x W (+ bias, + residual) for trellis-coded W and up to ROWS rows, straight from the packed words: a workgroup makes a
-// Hadamard block of 128 output columns from a range of input blocks.
+// out = x W (+ bias, + residual) for trellis-coded W and one row, straight from the packed words: a workgroup makes a Hadamard block
+// of 128 output columns from a range of input blocks. linear/trellis_few is its sister for more rows.
 //
 // A team of 32 lanes decodes pairs of rows of tiles, 32 inputs by 128 outputs, of which a lane has 128 weights: four runs of 32 steps
 // of a tile's walk, all 16 inputs of two columns. A run is K words and the one before them, read together with those of the other
@@ -11,10 +11,10 @@
 // bindings   weights: u32, codes: the same in fours, slab of headers, words, scales (see the crate's README); x: f32 `[rows, width]`;
 //            by constants: picks (linear/route_…): u32, residual: f32 as out, out0…: f32 `[rows, outputs of the linear]`, and
 //            what linear/splits_… needs
-// grid       x: column blocks of all linears; y: splits; z: groups of rows
-// constants  TEAMS: teams of 32 lanes, LANES = 32 TEAMS; PARTS: teams that share an input block, BLOCKS = TEAMS / PARTS; ROWS;
-//            SLOTS = ROWS · BLOCKS, JOBS: SLOTS up to a multiple of TEAMS; ACTIVATIONS: exact | half | sign, with its constants;
-//            EXCHANGE; ROUTE; SPLITS: none | meet | count; the rest is text from `trellis/gemv.rs`
+// grid       x: column blocks of all linears; y: splits; z: rows
+// constants  TEAMS: teams of 32 lanes, LANES = 32 TEAMS; PARTS: teams that share an input block, BLOCKS = TEAMS / PARTS; ROWS = 1;
+//            ACTIVATIONS: exact | half | sign, with its constants, SLOTS = BLOCKS; EXCHANGE; ROUTE; SPLITS: none | meet; the rest is
+//            text from `trellis/gemv.rs`
 //
 // Matrices may differ in their rate: it is the same for all of a workgroup, which does what is written out for its own.
 
@@ -28,44 +28,29 @@ const TEAMS = {{TEAMS}}u;
 const PARTS = {{PARTS}}u;
 const BLOCKS = {{BLOCKS}}u;
 
-// Of each row and block.
-var<workgroup> scales: array<Scales, {{JOBS}}>;
-// Sums of some rows: of each row, team, and four columns.
-var<workgroup> sums: array<vec4<f32>, {{SUM_ROWS}} * {{LANES}}>;
+// Of each block.
+var<workgroup> scales: array<Scales, TEAMS>;
+// Of each team and four columns.
+var<workgroup> sums: array<vec4<f32>, LANES>;
 
-//!use linear/activation
+//!use linear/jobs
 //!use linear/splits_{{SPLITS}}
 
-{{GATHER}}
-
-// A lane's part of a row and block of the input, and the scales of these channels.
-struct Job {
-    asked: Asked,
-    scale: vec4<f32>,
+// What all teams have of four columns of row `row`: nothing, if it is none.
+fn gathered(row: u32, lane: u32) -> vec4<f32> {
+    var y = vec4<f32>();
+    if row < ROWS {
+        for (var t = 0u; t < TEAMS; t += 1u) {
+            y += sums[32u * t + lane];
+        }
+    }
+    return y;
 }
 
-// Job `number` of those that begin at block `base`: zeros if there is no such row or block.
-fn job_of(place: Place, number: u32, base: u32, end: u32, suh: u32, lane: u32) -> Job {
-    let row = number / BLOCKS;
-    let block = base + number % BLOCKS;
-    // Inputs of one tile that meet the same eight steps of walks.
-    let channel = 128u * block + 16u * (lane >> 2u) + 2u * (lane & 3u);
-    var job: Job;
-    if row < ROWS && block < end && place.row + row < place.end {
-        job.asked = ask(place.x_row + row, channel);
-        let scale = suh + channel / 2u;
-        job.scale = halves(scale, scale + 4u);
-    }
-    return job;
-}
-
-fn prepare_job(number: u32, job: Job, at: u32) {
-    let v = activation(job.asked) * job.scale;
-    // Rotated, they add up to the first one.
-    let scale = prepare(number, rotate(v, at), v.x * SUM, at);
-    if (at & 31u) == 0u {
-        scales[number] = scale;
-    }
+// A team's job of those that begin at block `base`: zeros if it has none.
+fn own_job(place: Place, suh: u32, team: u32, base: u32, end: u32, lane: u32) -> Job {
+    let block = base + team % BLOCKS;
+    return job_of(place, suh, team / BLOCKS, block, block < end, lane);
 }
 
 @compute @workgroup_size({{LANES}})
@@ -92,11 +77,11 @@ fn main(
     // Of a run, the word before the first: the last of the run before, also round the walk.
     let before = (lane & 24u) | ((lane + 7u) & 7u);
 
-    // Asked for early: it is far away.
+    // Asked for, and waited for, before inputs and words: asked for all at once, all come later (docs/performance.md).
     let ends = ends_of(place, lane);
 
-    {{TOTALS}}
-    {{ASK_FIRST}}
+    var total0 = vec4<f32>();
+    var job = own_job(place, suh, team, first, end, lane);
     {{FETCH_FIRST}}
     {{PASSES}}
     {
@@ -104,7 +89,7 @@ fn main(
         {{FETCH}}
         let live = mine < end;
         {{AWAIT_READERS}}
-        {{PREPARE}}
+        prepare_job(team, job, at);
         workgroupBarrier();
         // On their way while weights are decoded.
         {{ASK_NEXT}}
@@ -112,9 +97,12 @@ fn main(
             var near = 32u * (team / PARTS) + 8u * part * p.pairs;
             {{ZERO}}
             {{MULTIPLY}}
-            {{FLUSH}}
+            total0 += scaled({{SUMS}}, scales[team / PARTS], part == 0u);
         }
     }
-    {{SUM_UP}}
+    {{SPREAD}}
+    workgroupBarrier();
+    // All teams, though only the first one's row is one: that is faster than if the others were done.
+    conclude(place, ends, team, gathered(team, lane), at);
     settle(place, ends, at);
 }

@@ -59,7 +59,10 @@ pub(super) struct Params {
     pub(super) up: u32,
     pub(super) pick: u32,
     pub(super) mask: u32,
-    pub(super) padding: [u32; 3],
+    pub(super) all: u32,
+    pub(super) padding: [u32; 2],
+    pub(super) one_over: [f32; 3],
+    pub(super) end: u32,
 }
 
 /// `linear(x)` for each of `linears`, plus `residual`.
@@ -290,7 +293,10 @@ impl Job<'_> {
         let mut slices = vec![weights.clone()];
         if matches!(
             kernel,
-            Kernel::Trellis(_) | Kernel::TrellisDecode(_) | Kernel::TrellisMatmul(_)
+            Kernel::TrellisGemv(_)
+                | Kernel::TrellisFew(_)
+                | Kernel::TrellisDecode(_)
+                | Kernel::TrellisMatmul(_)
         ) {
             // Seen as words and as fours of them.
             slices.push(weights);
@@ -301,7 +307,11 @@ impl Job<'_> {
         slices.extend(other_inputs.iter().map(|&slice| slice.clone()));
         if matches!(
             kernel,
-            Kernel::Trellis(_) | Kernel::Outputs(_) | Kernel::Rows(_) | Kernel::RowsMatmul(_)
+            Kernel::TrellisGemv(_)
+                | Kernel::TrellisFew(_)
+                | Kernel::Outputs(_)
+                | Kernel::Rows(_)
+                | Kernel::RowsMatmul(_)
         ) {
             slices.extend(self.residual.map(Tensor::slice));
         }

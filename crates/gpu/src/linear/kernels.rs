@@ -5,11 +5,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use half::f16;
 use treillage_shaders::{
-    ComposeError,
+    ComposeError, Specialization,
     linear::{Exchange, Route},
     matmul::{Matmul, MatmulInputs, MatmulOutputs},
     rows::{Arrange, RowsDecode, RowsGemv, RowsMatmul},
-    trellis::{TrellisDecode, TrellisGemv, TrellisMatmul},
+    trellis::{TrellisDecode, TrellisFew, TrellisGemv, TrellisMatmul},
 };
 
 use super::dispatch::{Params, exchange};
@@ -18,7 +18,8 @@ use crate::{Context, Error, Gpu, Pipeline, Slice};
 /// A kernel by what it is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
-    Trellis(TrellisGemv),
+    TrellisGemv(TrellisGemv),
+    TrellisFew(TrellisFew),
     TrellisDecode(TrellisDecode),
     TrellisMatmul(TrellisMatmul),
     Inputs(MatmulInputs),
@@ -28,12 +29,14 @@ pub(super) enum Kernel {
     RowsDecode(RowsDecode),
     RowsMatmul(RowsMatmul),
     Arrange(Arrange),
+    TinyHalves,
 }
 
 impl Kernel {
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Kernel::Trellis(_) => TrellisGemv::SOURCE,
+            Kernel::TrellisGemv(_) => TrellisGemv::SOURCE,
+            Kernel::TrellisFew(_) => TrellisFew::SOURCE,
             Kernel::TrellisDecode(_) => TrellisDecode::SOURCE,
             Kernel::TrellisMatmul(_) => TrellisMatmul::SOURCE,
             Kernel::Inputs(_) => MatmulInputs::SOURCE,
@@ -43,12 +46,14 @@ impl Kernel {
             Kernel::RowsDecode(_) => RowsDecode::SOURCE,
             Kernel::RowsMatmul(_) => RowsMatmul::SOURCE,
             Kernel::Arrange(_) => Arrange::SOURCE,
+            Kernel::TinyHalves => "linear/tiny_halves",
         }
     }
 
     fn compose(&self) -> Result<String, ComposeError> {
         let specialization = match self {
-            Kernel::Trellis(kernel) => kernel.specialization(),
+            Kernel::TrellisGemv(kernel) => kernel.specialization(),
+            Kernel::TrellisFew(kernel) => kernel.specialization(),
             Kernel::TrellisDecode(kernel) => kernel.specialization(),
             Kernel::TrellisMatmul(kernel) => kernel.specialization(),
             Kernel::Inputs(kernel) => kernel.specialization(),
@@ -58,6 +63,7 @@ impl Kernel {
             Kernel::RowsDecode(kernel) => kernel.specialization(),
             Kernel::RowsMatmul(kernel) => kernel.specialization(),
             Kernel::Arrange(kernel) => kernel.specialization(),
+            Kernel::TinyHalves => Specialization::default(),
         };
         specialization.compose(self.name())
     }
@@ -70,10 +76,11 @@ pub(crate) struct Kernels {
     counters: Mutex<Option<Slice>>,
     meetings: Mutex<Option<Slice>>,
     matrices: OnceLock<bool>,
+    tiny_halves: OnceLock<bool>,
 }
 
 impl Kernels {
-    /// Units of work that may be split at a time.
+    /// Units of work that there are counters for from the beginning.
     pub(super) const COUNTERS: usize = 1 << 12;
 
     pub(super) fn get(&self, gpu: &Gpu, kernel: Kernel) -> Result<Pipeline, Error> {
@@ -93,9 +100,9 @@ impl Kernels {
         Ok(pipeline)
     }
 
-    /// A zero for each unit of split work. Kernels leave zeros behind.
-    pub(crate) fn counters(&self, gpu: &Gpu) -> Result<Slice, Error> {
-        zeros(&self.counters, gpu, "counters", Self::COUNTERS)
+    /// A zero for each of `units` units of split work, or more. Kernels leave zeros behind.
+    pub(crate) fn counters(&self, gpu: &Gpu, units: usize) -> Result<Slice, Error> {
+        zeros(&self.counters, gpu, "counters", units.max(Self::COUNTERS))
     }
 
     /// So many zeros, or more, where sums of workgroups meet. Kernels leave zeros behind.
@@ -124,6 +131,30 @@ impl Kernels {
             by_lanes.iter().any(|v| *v != 0.0) && by_lanes == by_matrices
         };
         Ok(*self.matrices.get_or_init(|| right))
+    }
+
+    /// Whether halves below the normal ones are kept, or flushed to zero: no adapter says, so each device is asked once.
+    pub(super) fn tiny_halves(&self, context: &Context) -> Result<bool, Error> {
+        if let Some(&kept) = self.tiny_halves.get() {
+            return Ok(kept);
+        }
+        let gpu = context.gpu();
+        let kept = gpu.has_f16() && !gpu.options().without_tiny_halves && {
+            // All that a byte sum can be: every eighth, in either half.
+            let sums = |i: u32| [16 * i, 16 * i + 8];
+            let x: Vec<u32> = (0..64).map(sums).map(|[a, b]| a | b << 16).collect();
+            let out = context.tensor(1, 2 * x.len())?;
+            let x = context.bring(&x)?;
+            context.recorder.dispatch(
+                &self.get(gpu, Kernel::TinyHalves)?,
+                &[&x.slice(), &out.slice()],
+                &[],
+                [1, 1, 1],
+            );
+            let expected = (0..64).flat_map(sums).map(|sum| sum as f32 / 512.0);
+            context.read(&out)?.into_iter().eq(expected)
+        };
+        Ok(*self.tiny_halves.get_or_init(|| kept))
     }
 
     /// 64 rows of 256 small whole numbers times a matrix of 256 × 128.

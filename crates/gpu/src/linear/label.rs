@@ -12,7 +12,8 @@ impl Kernel {
     pub(super) fn label(&self) -> String {
         let mut label = self.name().to_owned();
         let (rates, route, outputs, residual, rows) = match self {
-            Kernel::Trellis(k) => (Some(k.rates), k.route, k.outputs, k.residual, k.rows),
+            Kernel::TrellisGemv(k) => (Some(k.rates), k.route, k.outputs, k.residual, 1),
+            Kernel::TrellisFew(k) => (Some(k.rates), k.route, k.outputs, k.residual, k.rows),
             Kernel::Rows(k) => (None, k.route, k.outputs, k.residual, k.rows),
             Kernel::RowsMatmul(k) => (None, k.route, k.outputs, k.residual, 1),
             Kernel::TrellisDecode(k) => (Some(Rates::one(k.bits)), k.route, 1, false, 1),

@@ -9,6 +9,7 @@
 //! Inputs and outputs are f32 `[rows, width]` of the layers' logical (unpadded) widths; rotations, scales and biases of a
 //! format are inside. Which kernel runs is up to the number of rows, the format and the device.
 
+mod cut;
 mod dispatch;
 mod kernels;
 mod label;

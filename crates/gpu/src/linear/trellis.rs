@@ -1,10 +1,13 @@
 //! Products with trellis-coded matrices: which kernels, and how their work is cut.
 
 use treillage_backend::Error;
+use treillage_shaders::linear::Route;
 use treillage_shaders::matmul::Matmul;
 use treillage_shaders::trellis::{
-    Activations, Codebook, Rates, Splits, TrellisGemv, TrellisMatmul,
+    Activations, Codebook, Rates, Splits, TrellisFew, TrellisGemv, TrellisMatmul,
 };
+
+use super::cut::{FewCut, RowCut};
 
 use super::dispatch::{BUSY, Job, Product};
 use super::kernels::Kernel;
@@ -14,63 +17,6 @@ use crate::{Slice, Tensor};
 
 /// Rows that share a matrix from which on matrix units pay.
 const FEW: usize = 9;
-
-/// How a trellis kernel is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cut {
-    teams: usize,
-    parts: usize,
-    /// Input blocks of a workgroup.
-    per_split: usize,
-    splits: usize,
-}
-
-impl Cut {
-    /// For `units` workgroups of `rows` rows, without splits, over `blocks` input blocks; activations are `halves` or else f32.
-    fn new(units: usize, blocks: usize, rows: usize, most_teams: usize, halves: bool) -> Self {
-        let busy = units >= BUSY;
-        let mut cut = Self {
-            // A few workgroups of many rows are better cut to more of them than to more teams.
-            teams: if busy || rows == 1 { most_teams } else { 8 },
-            parts: 1,
-            per_split: blocks,
-            splits: 1,
-        };
-        let few_parts = halves && most_teams > 8;
-        cut.parts = match rows {
-            1 | 2 => 1,
-            4 if busy && few_parts => 1,
-            4 => 2,
-            8 if few_parts => 2,
-            _ => 4,
-        };
-        if rows > 8 {
-            cut.teams = 4;
-        }
-        // Of many workgroups, several small ones share a processor, and the last leave less of it idle. With halves, which take few
-        // registers, large ones do too, and are kept where each of their teams has one block.
-        if rows == 1 && units >= 6 * BUSY && (!halves || blocks > most_teams) {
-            cut.teams = 8;
-        }
-        // Eight rows take registers: of two workgroups of half the lanes, none with another's block, each has more of them.
-        if rows == 8 && few_parts && (BUSY..3 * BUSY).contains(&units) {
-            (cut.teams, cut.parts) = (8, 1);
-            (cut.per_split, cut.splits) = split(units, blocks, 3 * BUSY);
-        }
-        if !busy {
-            let wanted = if rows == 1 { 2 * BUSY } else { 4 * BUSY };
-            (cut.per_split, cut.splits) = split(units, blocks, wanted);
-        }
-        // Teams without a block of their own help with another's.
-        while cut.teams / cut.parts >= 2 * cut.per_split && cut.parts < 4 && cut.teams > cut.parts {
-            match cut.teams > 8 {
-                true => cut.teams /= 2,
-                false => cut.parts *= 2,
-            }
-        }
-        cut
-    }
-}
 
 impl Job<'_> {
     /// The product of some rows with one linear, by matrix units, from weights that are decoded where they are multiplied. Gives false,
@@ -184,39 +130,60 @@ impl Job<'_> {
         let Some(rates) = each.fold(None, add) else {
             return Ok(());
         };
+        match self.rows_at_once(products[0].0.experts) {
+            1 => self.one_row(x, kinds, rates, codebook, products),
+            rows => self.rows_together(x, kinds, rates, codebook, rows, products),
+        }
+    }
+
+    /// Whether activations are multiplied exactly, whatever it takes.
+    fn exact(&self) -> bool {
+        self.context.gpu().options().exact || self.context.guard.is_plain()
+    }
+
+    /// The most teams that a workgroup may have.
+    fn most_teams(&self) -> usize {
+        let limits = self.context.gpu().limits();
+        let roomy = limits.max_compute_invocations_per_workgroup >= 512
+            && limits.max_compute_workgroup_storage_size >= 40 << 10;
+        if roomy { 16 } else { 8 }
+    }
+
+    /// Products with a row at a time.
+    fn one_row(
+        &self,
+        x: &Tensor,
+        kinds: &[Kind],
+        rates: Rates,
+        codebook: Codebook,
+        products: &[Product<'_>],
+    ) -> Result<(), Error> {
         let gpu = self.context.gpu();
-        let experts = products[0].0.experts;
-        let rows = self.rows_at_once(experts);
-        let groups = self.groups(rows, experts);
+        let groups = self.groups(1, products[0].0.experts);
         let blocks = products[0].0.shape.in_features.div_ceil(BLOCK);
         let mut params = self.params(kinds, products, BLOCK);
         let columns = params.ends[3] as usize;
-        let limits = gpu.limits();
-        let roomy = limits.max_compute_invocations_per_workgroup >= 512
-            && limits.max_compute_workgroup_storage_size >= 40 << 10;
-        let exact = gpu.options().exact || self.context.guard.is_plain();
-        let sign = codebook == Codebook::Mul1 && rows == 1 && !exact;
-        let halves = !sign && !exact && gpu.has_f16();
+        let activations = match codebook {
+            _ if self.exact() => Activations::Exact,
+            Codebook::Mul1 => Activations::Sign,
+            _ if gpu.has_f16() => Activations::Half,
+            _ => Activations::Exact,
+        };
         let units = columns * groups;
-        let cut = Cut::new(units, blocks, rows, if roomy { 16 } else { 8 }, halves);
+        let halves = activations == Activations::Half;
+        let cut = RowCut::new(units, blocks, self.most_teams(), halves);
         params.blocks = blocks as u32;
         params.per_split = cut.per_split as u32;
         params.splits = cut.splits as u32;
         params.pairs = 4 / cut.parts as u32;
-        let splits = match (cut.splits, rows) {
-            (1, _) => Splits::None,
-            (_, 1 | 2) => Splits::Meet,
-            _ => Splits::Count,
+        let splits = match cut.splits {
+            1 => Splits::None,
+            _ => Splits::Meet,
         };
-        let kernel = Kernel::Trellis(TrellisGemv {
+        let kernel = Kernel::TrellisGemv(TrellisGemv {
             rates,
             codebook,
-            activations: match (sign, halves) {
-                (true, _) => Activations::Sign,
-                (_, true) => Activations::Half,
-                _ => Activations::Exact,
-            },
-            rows,
+            activations,
             teams: cut.teams,
             parts: cut.parts,
             outputs: products.len(),
@@ -228,50 +195,97 @@ impl Job<'_> {
         });
         let grid = [columns, cut.splits, groups];
         let work = self.work(kinds, products, x);
-        let linears = &self.context.linears;
-        // Lent until its use is recorded.
-        let partials;
-        let more = match splits {
-            Splits::None => vec![],
-            Splits::Meet => {
-                vec![linears.meetings(gpu, units * (cut.splits - 1) * rows * BLOCK)?]
-            }
-            Splits::Count => {
-                partials = self.context.tensor(units * cut.splits, rows * BLOCK)?;
-                vec![partials.slice(), linears.counters(gpu)?]
-            }
-        };
+        let more = self.meeting(splits, units, cut.splits, 1)?;
         let more: Vec<&Slice> = more.iter().collect();
         self.record(kernel, &[&x.slice()], products, &more, &params, grid, work)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::super::kernels::Kernels;
-    use super::*;
-
-    #[test]
-    fn cuts_are_legal() {
-        for (most, halves) in [(8, false), (8, true), (16, false), (16, true)] {
-            for rows in [1, 2, 4, 8, 16] {
-                for blocks in 1..40 {
-                    for units in [1, 2, 3, 16, 40, 63, 64, 112, 191, 1000] {
-                        let cut = Cut::new(units, blocks, rows, most, halves);
-                        let what = format!("{units} {blocks} {rows} {most} {halves}: {cut:?}");
-                        assert!([1, 2, 4].contains(&cut.parts), "{what}");
-                        assert!(cut.teams.is_multiple_of(cut.parts), "{what}");
-                        assert!(cut.per_split * cut.splits >= blocks, "{what}");
-                        assert!(cut.per_split * (cut.splits - 1) < blocks, "{what}");
-                        assert!(cut.splits == 1 || units <= Kernels::COUNTERS, "{what}");
-                        // 16 KiB of workgroup memory for activations at the most, 24 as signs and bytes, and half of it where a
-                        // device has no more than that in all.
-                        let bytes = if halves && rows > 1 { 8 } else { 16 };
-                        let used = 32 * bytes * rows * cut.teams / cut.parts;
-                        assert!(used <= 1024 * most, "{what}");
-                    }
-                }
+    /// Products with `rows` rows at a time.
+    fn rows_together(
+        &self,
+        x: &Tensor,
+        kinds: &[Kind],
+        rates: Rates,
+        codebook: Codebook,
+        rows: usize,
+        products: &[Product<'_>],
+    ) -> Result<(), Error> {
+        let gpu = self.context.gpu();
+        let groups = self.groups(rows, products[0].0.experts);
+        let blocks = products[0].0.shape.in_features.div_ceil(BLOCK);
+        let mut params = self.params(kinds, products, BLOCK);
+        let columns = params.ends[3] as usize;
+        let activations = match gpu.has_f16() && !self.exact() {
+            true => Activations::Half,
+            false => Activations::Exact,
+        };
+        let units = columns * groups;
+        let cut = FewCut::new(
+            units,
+            blocks,
+            rows,
+            self.most_teams(),
+            activations == Activations::Half,
+            self.route == Route::All,
+            gpu.limits().max_compute_workgroup_storage_size as usize,
+        );
+        params.blocks = blocks as u32;
+        params.per_split = cut.per_split as u32;
+        params.splits = cut.splits as u32;
+        params.all = (units * blocks) as u32;
+        params.one_over =
+            [blocks, columns, cut.per_split].map(|n| (1.0 - 2f32.powi(-22)) / n as f32);
+        let splits = match cut.splits {
+            1 => Splits::None,
+            // Exchanging is soon done where it is little.
+            many if rows == 2 || rows == 4 && many <= 3 => Splits::Meet,
+            _ => Splits::Count,
+        };
+        let kernel = Kernel::TrellisFew(TrellisFew {
+            rates,
+            codebook,
+            activations,
+            rows,
+            teams: cut.teams,
+            blocks: cut.per_split,
+            outputs: products.len(),
+            route: self.route,
+            residual: self.residual.is_some(),
+            splits,
+            straddles: cut.straddles,
+            tiny: self.context.linears.tiny_halves(self.context)?,
+            exchange: self.exchange(),
+        });
+        let grid = match cut.straddles {
+            true => {
+                let ranges = (units * blocks).div_ceil(cut.per_split);
+                let across = ranges.min(1 << 15);
+                [across, ranges.div_ceil(across), 1]
             }
-        }
+            false => [columns, cut.splits, groups],
+        };
+        let work = self.work(kinds, products, x);
+        let more = self.meeting(splits, units, cut.splits, rows)?;
+        let more: Vec<&Slice> = more.iter().collect();
+        self.record(kernel, &[&x.slice()], products, &more, &params, grid, work)
+    }
+
+    /// What it takes for the sums of `rows` rows of `units` units to come together, of each from `most` workgroups at the most.
+    fn meeting(
+        &self,
+        splits: Splits,
+        units: usize,
+        most: usize,
+        rows: usize,
+    ) -> Result<Vec<Slice>, Error> {
+        let (gpu, linears) = (self.context.gpu(), &self.context.linears);
+        Ok(match splits {
+            Splits::None => vec![],
+            Splits::Meet => vec![linears.meetings(gpu, units * (most - 1) * rows * BLOCK)?],
+            Splits::Count => {
+                let partials = self.context.tensor(units * most, rows * BLOCK)?;
+                vec![partials.slice(), linears.counters(gpu, units)?]
+            }
+        })
     }
 }

@@ -209,7 +209,7 @@ pub(super) fn route(
                 &normed.slice(),
                 &room.all.slice(),
                 &context.guard.flags(context.gpu())?,
-                &context.linears.counters(context.gpu())?,
+                &context.linears.counters(context.gpu(), x.rows())?,
             ],
             &params,
             [rows.div_ceil(PER_GROUP) as u32, x.rows() as u32, 1],

@@ -218,6 +218,7 @@ fn contexts() -> Vec<(&'static str, Context)> {
             "without subgroups",
             Options {
                 without_subgroups: true,
+                without_tiny_halves: true,
                 ..options
             },
         ),
@@ -285,6 +286,30 @@ fn every_rate_and_codebook() {
                     assert_close(&what, &y, &expected, tolerance);
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn ranges_straddle_units_of_work() {
+    // 41 units of ten blocks, in ranges of four.
+    let shape = LinearShape {
+        in_features: 1250,
+        out_features: 5200,
+    };
+    let mut rng = Rng(3);
+    let weights = rng.trellis(shape, 3, Codebook::Mul1, true);
+    let x = rng.values(8 * shape.in_features);
+    let expected = product(&weights, shape, &x);
+    for ((name, context), rows) in contexts().into_iter().zip([4, 2, 8]) {
+        let linear = Linear::load(&context, &weights, shape).unwrap();
+        let x = tensor(&context, &x[..rows * shape.in_features], shape.in_features);
+        // Twice: what workgroups meet in is left as it was.
+        for _ in 0..2 {
+            let y = project(&context, &x, &[&linear], None).unwrap();
+            let y = context.read(&y[0]).unwrap();
+            let expected = &expected[..rows * shape.out_features];
+            assert_close(&format!("{name}, {rows} rows"), &y, expected, EXACT);
         }
     }
 }

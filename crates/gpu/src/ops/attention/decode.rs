@@ -180,7 +180,7 @@ pub(super) fn step(
             &cache.values,
             &given.slice(),
             &out.slice(),
-            &context.linears.counters(context.gpu())?,
+            &context.linears.counters(context.gpu(), spec.kv_heads)?,
         ],
         &params,
         [params.splits, spec.kv_heads as u32, 1],
