@@ -130,9 +130,23 @@ impl Job<'_> {
         let Some(rates) = each.fold(None, add) else {
             return Ok(());
         };
-        match self.rows_at_once(products[0].0.experts) {
+        let rows = self.rows_at_once(products[0].0.experts);
+        self.rows_at_a_time(x, kinds, rates, codebook, rows, products)
+    }
+
+    /// Products with `rows` rows at a time, or fewer.
+    fn rows_at_a_time(
+        &self,
+        x: &Tensor,
+        kinds: &[Kind],
+        rates: Rates,
+        codebook: Codebook,
+        rows: usize,
+        products: &[Product<'_>],
+    ) -> Result<(), Error> {
+        match rows {
             1 => self.one_row(x, kinds, rates, codebook, products),
-            rows => self.rows_together(x, kinds, rates, codebook, rows, products),
+            _ => self.rows_together(x, kinds, rates, codebook, rows, products),
         }
     }
 
@@ -200,7 +214,7 @@ impl Job<'_> {
         self.record(kernel, &[&x.slice()], products, &more, &params, grid, work)
     }
 
-    /// Products with `rows` rows at a time.
+    /// Products with `rows` rows at a time, two or more; or fewer, if sums do not fit a binding.
     fn rows_together(
         &self,
         x: &Tensor,
@@ -229,6 +243,11 @@ impl Job<'_> {
             self.route == Route::All,
             gpu.limits().max_compute_workgroup_storage_size as usize,
         );
+        // Where little memory makes for many parts of many units, fewer rows make for fewer and longer ones.
+        let sums = 4 * (units * cut.splits * rows * BLOCK) as u64;
+        if cut.splits > 1 && sums > gpu.max_binding() {
+            return self.rows_at_a_time(x, kinds, rates, codebook, rows / 2, products);
+        }
         params.blocks = blocks as u32;
         params.per_split = cut.per_split as u32;
         params.splits = cut.splits as u32;
