@@ -42,6 +42,8 @@ pub struct TrellisFew {
 impl TrellisFew {
     /// The kernel's source.
     pub const SOURCE: &str = "linear/trellis_few";
+    /// Rows whose sums are in workgroup memory at a time.
+    const SUM_ROWS: usize = 2;
 
     /// The constants that make [`TrellisFew::SOURCE`] this kernel.
     pub fn specialization(&self) -> Specialization {
@@ -66,7 +68,7 @@ impl TrellisFew {
             ("ROWS", rows.to_string()),
             ("SLOTS", (rows * blocks).to_string()),
             ("JOBS", jobs.to_string()),
-            ("SUM_ROWS", self.sum_rows().to_string()),
+            ("SUM_ROWS", Self::SUM_ROWS.to_string()),
             (
                 "SPAN",
                 if self.straddles { "range" } else { "unit" }.to_owned(),
@@ -109,11 +111,6 @@ impl TrellisFew {
             stride: self.blocks,
             tiny: self.tiny,
         }
-    }
-
-    /// Rows whose sums are in workgroup memory at a time.
-    fn sum_rows(&self) -> usize {
-        self.rows.min(2)
     }
 
     /// The number of a team's job `i`.
@@ -218,7 +215,7 @@ word = select({next_words}, word, after == stop);
     }
 
     fn sum_up(&self) -> String {
-        let (rows, chunk) = (self.rows, self.sum_rows());
+        let (rows, chunk) = (self.rows, Self::SUM_ROWS);
         let mut text = String::new();
         for start in (0..rows).step_by(chunk) {
             if start > 0 {

@@ -77,7 +77,7 @@ fn main(
     // Of a run, the word before the first: the last of the run before, also round the walk.
     let before = (lane & 24u) | ((lane + 7u) & 7u);
 
-    // Asked for, and waited for, before inputs and words: asked for all at once, all come later (docs/performance.md).
+    // Asked for, and waited for, before inputs and words: that is faster than asking for all at once (docs/performance.md).
     let ends = ends_of(place, lane);
 
     var total0 = vec4<f32>();

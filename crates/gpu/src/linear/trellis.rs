@@ -131,23 +131,7 @@ impl Job<'_> {
             return Ok(());
         };
         let rows = self.rows_at_once(products[0].0.experts);
-        self.rows_at_a_time(x, kinds, rates, codebook, rows, products)
-    }
-
-    /// Products with `rows` rows at a time, or fewer.
-    fn rows_at_a_time(
-        &self,
-        x: &Tensor,
-        kinds: &[Kind],
-        rates: Rates,
-        codebook: Codebook,
-        rows: usize,
-        products: &[Product<'_>],
-    ) -> Result<(), Error> {
-        match rows {
-            1 => self.one_row(x, kinds, rates, codebook, products),
-            _ => self.rows_together(x, kinds, rates, codebook, rows, products),
-        }
+        self.rows_together(x, kinds, rates, codebook, rows, products)
     }
 
     /// Whether activations are multiplied exactly, whatever it takes.
@@ -214,7 +198,7 @@ impl Job<'_> {
         self.record(kernel, &[&x.slice()], products, &more, &params, grid, work)
     }
 
-    /// Products with `rows` rows at a time, two or more; or fewer, if sums do not fit a binding.
+    /// Products with `rows` rows at a time, or fewer, if sums do not fit a binding.
     fn rows_together(
         &self,
         x: &Tensor,
@@ -224,12 +208,16 @@ impl Job<'_> {
         rows: usize,
         products: &[Product<'_>],
     ) -> Result<(), Error> {
+        if rows == 1 {
+            return self.one_row(x, kinds, rates, codebook, products);
+        }
         let gpu = self.context.gpu();
         let groups = self.groups(rows, products[0].0.experts);
         let blocks = products[0].0.shape.in_features.div_ceil(BLOCK);
         let mut params = self.params(kinds, products, BLOCK);
         let columns = params.ends[3] as usize;
-        let activations = match gpu.has_f16() && !self.exact() {
+        let halves = gpu.has_f16() && !self.exact();
+        let activations = match halves {
             true => Activations::Half,
             false => Activations::Exact,
         };
@@ -239,14 +227,14 @@ impl Job<'_> {
             blocks,
             rows,
             self.most_teams(),
-            activations == Activations::Half,
+            halves,
             self.route == Route::All,
             gpu.limits().max_compute_workgroup_storage_size as usize,
         );
         // Where little memory makes for many parts of many units, fewer rows make for fewer and longer ones.
         let sums = 4 * (units * cut.splits * rows * BLOCK) as u64;
         if cut.splits > 1 && sums > gpu.max_binding() {
-            return self.rows_at_a_time(x, kinds, rates, codebook, rows / 2, products);
+            return self.rows_together(x, kinds, rates, codebook, rows / 2, products);
         }
         params.blocks = blocks as u32;
         params.per_split = cut.per_split as u32;
@@ -260,6 +248,9 @@ impl Job<'_> {
             many if rows == 2 || rows == 4 && many <= 3 => Splits::Meet,
             _ => Splits::Count,
         };
+        // Asked where it matters: the first time, asking waits for the device.
+        let linears = &self.context.linears;
+        let tiny = halves && codebook == Codebook::Mul1 && linears.tiny_halves(self.context)?;
         let kernel = Kernel::TrellisFew(TrellisFew {
             rates,
             codebook,
@@ -272,7 +263,7 @@ impl Job<'_> {
             residual: self.residual.is_some(),
             splits,
             straddles: cut.straddles,
-            tiny: self.context.linears.tiny_halves(self.context)?,
+            tiny,
             exchange: self.exchange(),
         });
         let grid = match cut.straddles {
