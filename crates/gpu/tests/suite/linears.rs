@@ -1,13 +1,16 @@
 //! Linears of every format against their own dequantized matrices, in f64.
 
-use std::sync::Arc;
+mod random;
+mod reference;
 
-use half::{bf16, f16};
-use treillage_backend::{DenseData, DenseWeights, LinearShape, LinearWeights};
-use treillage_gptq::{Element, GroupedLinear, IntBits, Parts, Rotation, Scales};
+use treillage_backend::{DenseData, LinearShape, LinearWeights};
+use treillage_gptq::{Element, IntBits, Rotation};
 use treillage_gpu::linear::{ExpertRows, Linear, project, project_experts, uses_matrices};
 use treillage_gpu::{AdapterKind, Context, Mode, Options, Tensor};
-use treillage_trellis::{Bits, Codebook, PackedLinear, PackedParts};
+use treillage_trellis::Codebook;
+
+use random::Rng;
+use reference::{assert_close, product};
 
 /// Exact activations: weights are not rounded to half precision, sums are in f32.
 const EXACT: f64 = 1e-3;
@@ -17,182 +20,6 @@ const HALVES: f64 = 2e-3;
 const BYTES: f64 = 8e-3;
 /// Everything in f32.
 const FLOATS: f64 = 1e-5;
-
-/// xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Uniform in ±1.
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn values(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.unit()).collect()
-    }
-
-    fn trellis(
-        &mut self,
-        shape: LinearShape,
-        bits: usize,
-        codebook: Codebook,
-        bias: bool,
-    ) -> LinearWeights {
-        let inputs = shape.in_features.next_multiple_of(128);
-        let outputs = shape.out_features.next_multiple_of(128);
-        let tiles = [inputs / 16, outputs / 16, 16 * bits];
-        let words: Vec<u16> = (0..tiles.iter().product())
-            .map(|_| self.next() as u16)
-            .collect();
-        let mut halves =
-            |count: usize| -> Vec<f16> { (0..count).map(|_| f16::from_f32(self.unit())).collect() };
-        let packed = PackedLinear::new(PackedParts {
-            words: Arc::new(words),
-            shape: tiles,
-            codebook,
-            suh: halves(inputs),
-            svh: halves(outputs),
-            bias: bias.then(|| halves(outputs)),
-        });
-        let packed = packed.unwrap();
-        assert_eq!(packed.bits(), Bits::new(bits).unwrap());
-        LinearWeights::Trellis(Arc::new(packed))
-    }
-
-    fn dense(&mut self, shape: LinearShape, form: usize, bias: bool) -> LinearWeights {
-        let values = self.values(shape.weights());
-        let data = match form {
-            0 => DenseData::F32(Arc::new(values)),
-            1 => DenseData::F16(Arc::new(
-                values.into_iter().map(f16::from_f32).collect::<Vec<_>>(),
-            )),
-            _ => DenseData::Bf16(Arc::new(
-                values.into_iter().map(bf16::from_f32).collect::<Vec<_>>(),
-            )),
-        };
-        LinearWeights::Dense {
-            weight: DenseWeights::new(shape.out_features, shape.in_features, data).unwrap(),
-            bias: bias.then(|| self.values(shape.out_features)),
-        }
-    }
-
-    fn grouped(
-        &mut self,
-        shape: LinearShape,
-        element: Element,
-        group: usize,
-        scales: usize,
-        (zeros, order, rotation): (bool, bool, Rotation),
-    ) -> LinearWeights {
-        let (inputs, outputs) = (shape.in_features, shape.out_features);
-        let levels = match element {
-            Element::Int(bits) => bits.levels() as u64,
-            Element::E2m1 => 16,
-        };
-        let code = |rng: &mut Self| (rng.next() >> 20) % levels;
-        let codes: Vec<u8> = (0..inputs * outputs * element.code_bits() / 8)
-            .map(|_| match element.code_bits() {
-                8 => code(self) as u8,
-                _ => (code(self) | code(self) << 4) as u8,
-            })
-            .collect();
-        let groups = outputs * (inputs / group);
-        let floats: Vec<f32> = (0..groups).map(|_| 0.1 + self.unit().abs()).collect();
-        let scales = match scales {
-            0 => Scales::F32(floats),
-            1 => Scales::F16(floats.into_iter().map(f16::from_f32).collect()),
-            2 => Scales::Bf16(floats.into_iter().map(bf16::from_f32).collect()),
-            // Every E4M3 number but NaN; subnormal ones too.
-            3 => Scales::E4m3 {
-                bytes: (0..groups).map(|i| (i % 127) as u8).collect(),
-                global: 300.0,
-            },
-            _ => Scales::E8m0 {
-                bytes: (0..groups).map(|i| 120 + (i % 9) as u8).collect(),
-                global: 3.0,
-            },
-        };
-        let mut inputs_in_order: Vec<u32> = (0..inputs as u32).collect();
-        for i in (1..inputs).rev() {
-            inputs_in_order.swap(i, (self.next() % (i as u64 + 1)) as usize);
-        }
-        let parts = Parts {
-            in_features: inputs,
-            out_features: outputs,
-            element,
-            group,
-            codes,
-            scales,
-            zeros: zeros.then(|| (0..groups).map(|_| code(self) as u8).collect()),
-            order: order.then_some(inputs_in_order),
-            rotation,
-            bias: Some(self.values(outputs)),
-        };
-        LinearWeights::Grouped(Arc::new(GroupedLinear::new(parts).unwrap()))
-    }
-}
-
-/// The matrix `[out, in]` and the bias.
-fn matrix(weights: &LinearWeights, shape: LinearShape) -> (Vec<f64>, Vec<f64>) {
-    let (inputs, outputs) = (shape.in_features, shape.out_features);
-    let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
-    let none = || vec![0.0; outputs];
-    match weights {
-        LinearWeights::Trellis(packed) => {
-            let matrix = packed.dequantize();
-            let values = (0..outputs)
-                .flat_map(|o| (0..inputs).map(move |i| (i, o)))
-                .map(|at| f64::from(matrix[at]));
-            let bias = packed.bias().map(|bias| {
-                let bias = bias[..outputs].iter();
-                bias.map(|b| f64::from(b.to_f32())).collect()
-            });
-            (values.collect(), bias.unwrap_or_else(none))
-        }
-        LinearWeights::Dense { weight, bias } => {
-            let values: Vec<f32> = (0..outputs).flat_map(|r| weight.row(r)).collect();
-            (wide(&values), bias.as_deref().map_or_else(none, wide))
-        }
-        LinearWeights::Grouped(grouped) => {
-            let bias = grouped.parts().bias.as_deref();
-            (wide(&grouped.dequantize()), bias.map_or_else(none, wide))
-        }
-    }
-}
-
-fn product(weights: &LinearWeights, shape: LinearShape, x: &[f32]) -> Vec<f64> {
-    let (matrix, bias) = matrix(weights, shape);
-    let mut y = Vec::new();
-    for x in x.chunks_exact(shape.in_features) {
-        for (row, bias) in matrix.chunks_exact(shape.in_features).zip(&bias) {
-            let dot: f64 = row.iter().zip(x).map(|(w, x)| w * f64::from(*x)).sum();
-            y.push(dot + bias);
-        }
-    }
-    y
-}
-
-#[track_caller]
-fn assert_close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
-    assert_eq!(got.len(), expected.len(), "{what}");
-    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / got.len() as f64;
-    let power = mean(&mut expected.iter().map(|e| e * e));
-    let error = mean(
-        &mut got
-            .iter()
-            .zip(expected)
-            .map(|(g, e)| (f64::from(*g) - e).powi(2)),
-    );
-    let relative = (error / power).sqrt();
-    assert!(relative < tolerance, "{what}: off by {relative:.2e}");
-}
 
 fn tensor(context: &Context, values: &[f32], width: usize) -> Tensor {
     let tensor = context.tensor(values.len() / width, width).unwrap();
