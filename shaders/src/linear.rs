@@ -118,4 +118,12 @@ impl Exchange {
             Exchange::Workgroup => "workgroup",
         }
     }
+
+    /// Bytes of workgroup memory for `lanes` lanes: a vector and a number of each.
+    pub(crate) fn bytes(self, lanes: usize) -> usize {
+        match self {
+            Exchange::Subgroup | Exchange::Shuffle => 0,
+            Exchange::Workgroup => (16 + 4) * lanes,
+        }
+    }
 }

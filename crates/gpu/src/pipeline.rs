@@ -1,8 +1,11 @@
 //! Kernels, compiled.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use wgpu::naga::{self, AddressSpace, StorageAccess, front::wgsl};
 
 use crate::{Error, Gpu, Mode};
 
@@ -64,7 +67,8 @@ impl Gpu {
     /// `overrides` are values of its `override` constants; `name` is for messages and profiles.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if the device's compiler refuses it, or it binds more than kernels may.
+    /// [`Error::Kernel`] if the device's compiler refuses it, it binds more than kernels may, or takes more workgroup memory than the
+    /// device has.
     pub fn pipeline(
         &self,
         name: &str,
@@ -100,11 +104,24 @@ impl Gpu {
             kernel: name.to_owned(),
             reason,
         };
-        let bindings = bindings(source);
+        let module =
+            wgsl::parse_str(source).map_err(|error| refuse(error.emit_to_string(source)))?;
+        let Interface {
+            bindings,
+            immediates,
+            workgroup_bytes,
+        } = Interface::of(&module);
         if bindings.len() > MAX_BINDINGS {
             return Err(refuse(format!(
                 "{} buffers, at most {MAX_BINDINGS}",
                 bindings.len()
+            )));
+        }
+        // Nobody else asks: a driver that is given more does as it pleases.
+        let most = self.limits().max_compute_workgroup_storage_size;
+        if workgroup_bytes > most {
+            return Err(refuse(format!(
+                "{workgroup_bytes} bytes of workgroup memory, the device has {most}"
             )));
         }
         let device = self.device();
@@ -131,7 +148,7 @@ impl Gpu {
         });
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(name),
-            source: wgpu::ShaderSource::Wgsl(source.into()),
+            source: wgpu::ShaderSource::Naga(Cow::Owned(module)),
         };
         let trusted = self.options().mode == Mode::Trusted;
         let module = match trusted {
@@ -148,10 +165,7 @@ impl Gpu {
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(name),
             bind_group_layouts: &[Some(&layout)],
-            immediate_size: match source.contains("var<immediate>") {
-                true => MAX_IMMEDIATES,
-                false => 0,
-            },
+            immediate_size: if immediates { MAX_IMMEDIATES } else { 0 },
         });
         let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
@@ -184,18 +198,46 @@ enum Access {
     Write,
 }
 
-/// How `source` accesses its buffers, in the order of their bindings: each is declared `var<storage, read>` or `var<storage,
-/// read_write>`, numbered from 0 on without gaps.
-fn bindings(source: &str) -> Vec<Access> {
-    source
-        .split("var<storage")
-        .skip(1)
-        .filter_map(|declaration| declaration.split('>').next())
-        .map(|access| match access.contains("read_write") {
-            true => Access::Write,
-            false => Access::Read,
-        })
-        .collect()
+/// What a kernel asks of whoever dispatches it.
+#[derive(Debug, PartialEq, Eq)]
+struct Interface {
+    /// How it accesses its buffers, in the order of their bindings, which are numbered from 0 on without gaps.
+    bindings: Vec<Access>,
+    immediates: bool,
+    /// Workgroup memory, each variable at a place that suits all types.
+    workgroup_bytes: u32,
+}
+
+impl Interface {
+    fn of(module: &naga::Module) -> Self {
+        let mut bindings = Vec::new();
+        let mut immediates = false;
+        let mut workgroup_bytes = 0;
+        for (_, variable) in module.global_variables.iter() {
+            match variable.space {
+                AddressSpace::Storage { access } => {
+                    let number = variable.binding.map(|at| at.binding);
+                    let access = match access.contains(StorageAccess::STORE) {
+                        true => Access::Write,
+                        false => Access::Read,
+                    };
+                    bindings.push((number, access));
+                }
+                AddressSpace::Immediate => immediates = true,
+                AddressSpace::WorkGroup => {
+                    let bytes = module.types[variable.ty].inner.size(module.to_ctx());
+                    workgroup_bytes += bytes.next_multiple_of(16);
+                }
+                _ => {}
+            }
+        }
+        bindings.sort_by_key(|(number, _)| *number);
+        Self {
+            bindings: bindings.into_iter().map(|(_, access)| access).collect(),
+            immediates,
+            workgroup_bytes,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -203,12 +245,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bindings_are_found_in_the_source() {
+    fn what_kernels_ask_for_is_read_from_them() {
         let source = "
-            @group(0) @binding(0) var<storage, read> x: array<f32>;
             @group(0) @binding(1) var<storage,read_write> y: array<f32>;
-            var<immediate> p: Params;";
-        assert_eq!(bindings(source), [Access::Read, Access::Write]);
-        assert_eq!(bindings("fn main() {}"), []);
+            @group(0) @binding(0) var<storage, read> x: array<f32>;
+            var<immediate> p: vec4<u32>;
+            var<workgroup> sums: array<vec4<f32>, 3>;
+            var<workgroup> arrived: u32;";
+        let interface = Interface::of(&wgsl::parse_str(source).unwrap());
+        let expected = Interface {
+            bindings: vec![Access::Read, Access::Write],
+            immediates: true,
+            workgroup_bytes: 64,
+        };
+        assert_eq!(interface, expected);
+        let nothing = Interface::of(&wgsl::parse_str("fn main() {}").unwrap());
+        assert_eq!((nothing.bindings, nothing.immediates), (vec![], false));
     }
 }

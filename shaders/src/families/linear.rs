@@ -146,7 +146,7 @@ fn trellis_gemv() -> Vec<Specialization> {
         outputs: 2,
         route: Route::Picked,
         residual: false,
-        splits: Splits::None,
+        meets: false,
         once: true,
         exchange: Exchange::Subgroup,
     };
@@ -160,7 +160,7 @@ fn trellis_gemv() -> Vec<Specialization> {
         first,
         TrellisGemv {
             residual: true,
-            splits: Splits::Meet,
+            meets: true,
             teams: 4,
             ..plain
         },

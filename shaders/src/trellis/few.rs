@@ -57,7 +57,6 @@ impl TrellisFew {
         let lanes = self.lanes();
         let (scale, offset) = lanes.affine();
         let jobs = (rows * blocks).next_multiple_of(teams);
-        let per_job = |line: &dyn Fn(usize) -> String| lines((0..jobs / teams).map(line));
         Specialization::new([
             ("ACTIVATIONS", self.activations.name().to_owned()),
             ("SCALE", format!("{scale:?}")),
@@ -92,15 +91,26 @@ impl TrellisFew {
                 "TOTALS",
                 lanes.per_row(|r| format!("var total{r} = vec4<f32>();")),
             ),
-            ("ASK", per_job(&|i| self.ask(i))),
-            ("FETCH_FIRST", self.fetch_first()),
-            (
-                "PREPARE",
-                per_job(&|i| format!("prepare_job({}, job{i}, at);", self.number(i))),
-            ),
+            ("PREPARE", self.prepare(jobs / teams)),
             ("MULTIPLY", self.multiply()),
             ("SUM_UP", self.sum_up()),
         ])
+    }
+
+    /// Bytes of workgroup memory that it takes.
+    pub fn workgroup_bytes(&self) -> usize {
+        let (value, scales) = self.activations.bytes();
+        let slots = self.rows * self.blocks;
+        let carried = if self.straddles { self.rows } else { 1 };
+        let arrived = match self.splits {
+            Splits::Count => 8,
+            Splits::None | Splits::Meet => 0,
+        };
+        128 * value * slots
+            + scales * slots.next_multiple_of(self.teams)
+            + 512 * (Self::SUM_ROWS * self.teams + carried)
+            + arrived
+            + self.exchange.bytes(32 * self.teams)
     }
 
     fn lanes(&self) -> Lanes {
@@ -113,15 +123,36 @@ impl TrellisFew {
         }
     }
 
-    /// The number of a team's job `i`.
-    fn number(&self, i: usize) -> String {
-        format!("team + {}u", i * self.teams)
-    }
-
-    /// A team's job `i`: a row and a block of the input.
-    fn ask(&self, i: usize) -> String {
-        let (number, blocks) = (self.number(i), self.blocks);
-        format!("var job{i} = job_in(span, ({number}) / {blocks}u, ({number}) % {blocks}u, lane);")
+    /// Prepares all of a team's `jobs`, each a row and a block of the input, and asks for its first words.
+    fn prepare(&self, jobs: usize) -> String {
+        let (teams, blocks) = (self.teams, self.blocks);
+        let first = self.fetch_first();
+        let ask = |job: usize, number: &str| {
+            format!(
+                "let number{job} = {number};
+var job{job} = job_in(span, number{job} / {blocks}u, number{job} % {blocks}u, lane);"
+            )
+        };
+        let prepare = |job: usize| format!("prepare_job(number{job}, job{job}, at);");
+        match self.exchange {
+            // Where each exchange is several barriers, they are what takes time; and software compiles every one for long.
+            Exchange::Workgroup => format!(
+                "{first}
+for (var first = 0u; first < {}u; first += TEAMS) {{
+{}
+{}
+}}",
+                jobs * teams,
+                ask(0, "first + team"),
+                prepare(0)
+            ),
+            // All inputs are on their way at once.
+            Exchange::Subgroup | Exchange::Shuffle => {
+                let number = |job| format!("team + {}u", job * teams);
+                let asked = lines((0..jobs).map(|job| ask(job, &number(job))));
+                format!("{asked}\n{first}\n{}", lines((0..jobs).map(prepare)))
+            }
+        }
     }
 
     /// Before inputs are prepared: where all matrices have one rate, asks for a team's first words.
@@ -240,5 +271,70 @@ conclude(place, ends, row, gathered(team_sums, nth, row, task % SIDES == 1u, lan
             );
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What naga counts in the text.
+    fn counted(kernel: &TrellisFew) -> usize {
+        let text = kernel.specialization().compose(TrellisFew::SOURCE).unwrap();
+        let module = naga::front::wgsl::parse_str(&text).unwrap();
+        let variables = module.global_variables.iter();
+        let shared = variables.filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+        let bytes = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx()) as usize);
+        bytes.sum()
+    }
+
+    #[test]
+    fn workgroup_memory_is_as_stated() {
+        let first = TrellisFew {
+            rates: Rates::one(3),
+            codebook: Codebook::Mul1,
+            activations: Activations::Half,
+            rows: 2,
+            teams: 8,
+            blocks: 5,
+            outputs: 1,
+            route: Route::All,
+            residual: false,
+            splits: Splits::Meet,
+            straddles: true,
+            tiny: true,
+            exchange: Exchange::Subgroup,
+        };
+        let others = [
+            TrellisFew {
+                activations: Activations::Exact,
+                ..first
+            },
+            TrellisFew {
+                rows: 16,
+                teams: 4,
+                ..first
+            },
+            TrellisFew {
+                straddles: false,
+                splits: Splits::None,
+                ..first
+            },
+            TrellisFew {
+                splits: Splits::Count,
+                ..first
+            },
+            TrellisFew {
+                exchange: Exchange::Shuffle,
+                ..first
+            },
+            TrellisFew {
+                exchange: Exchange::Workgroup,
+                ..first
+            },
+        ];
+        for kernel in [first].iter().chain(&others) {
+            assert_eq!(kernel.workgroup_bytes(), counted(kernel), "{kernel:?}");
+        }
     }
 }

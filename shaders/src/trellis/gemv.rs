@@ -25,8 +25,8 @@ pub struct TrellisGemv {
     pub route: Route,
     /// Whether a residual is added, to a single linear.
     pub residual: bool,
-    /// How the input axis is cut: not to be counted.
-    pub splits: Splits,
+    /// Whether the input axis is cut, so that sums meet.
+    pub meets: bool,
     /// Whether each team has one block at the most, of all that a workgroup makes.
     pub once: bool,
     /// How teams exchange.
@@ -46,6 +46,7 @@ impl TrellisGemv {
             ..
         } = *self;
         let blocks = teams / parts;
+        let splits = self.splits();
         let lanes = self.lanes();
         let (scale, offset) = lanes.affine();
         Specialization::new([
@@ -59,7 +60,7 @@ impl TrellisGemv {
             ("BLOCKS", blocks.to_string()),
             ("SLOTS", blocks.to_string()),
             ("ROWS", "1".to_owned()),
-            ("SPLITS", self.splits.name().to_owned()),
+            ("SPLITS", splits.name().to_owned()),
             ("PASSES", self.passes().to_owned()),
             ("AWAIT_READERS", self.await_readers().to_owned()),
             (
@@ -79,7 +80,7 @@ impl TrellisGemv {
                     self.route,
                     self.residual,
                     self.outputs,
-                    self.splits.buffers(),
+                    splits.buffers(),
                 ),
             ),
             ("STORE", store(self.residual, self.outputs)),
@@ -91,6 +92,14 @@ impl TrellisGemv {
             ("SUMS", lanes.sums(0)),
             ("SPREAD", Lanes::spread(0, "sums", "32u * team")),
         ])
+    }
+
+    /// How sums come together.
+    pub fn splits(&self) -> Splits {
+        match self.meets {
+            true => Splits::Meet,
+            false => Splits::None,
+        }
     }
 
     fn lanes(&self) -> Lanes {

@@ -26,6 +26,15 @@ impl Activations {
             Activations::Sign => "sign",
         }
     }
+
+    /// Bytes of workgroup memory for a value, and for the scales of a block.
+    pub(super) fn bytes(self) -> (usize, usize) {
+        match self {
+            Activations::Exact => (4, 4),
+            Activations::Half => (2, 8),
+            Activations::Sign => (12, 12),
+        }
+    }
 }
 
 /// How sums come together where the input axis is cut among workgroups.

@@ -147,8 +147,6 @@ fn main(
     let ends = ends_of(place, lane);
 
     {{TOTALS}}
-    {{ASK}}
-    {{FETCH_FIRST}}
     {{PREPARE}}
     workgroupBarrier();
     {{MULTIPLY}}

@@ -1,5 +1,7 @@
 //! How the work of trellis kernels is cut among workgroups.
 
+use treillage_shaders::trellis::{Splits, TrellisFew};
+
 use super::dispatch::BUSY;
 use super::matmul::split;
 
@@ -54,32 +56,41 @@ pub(super) struct FewCut {
 }
 
 impl FewCut {
-    /// Most bytes of workgroup memory: what a processor of a large device has for all of its workgroups (docs/performance.md).
+    /// Most bytes of workgroup memory that pay: what a processor of a large device has for all of its workgroups (docs/performance.md).
     const MEMORY: usize = 48 << 10;
 
-    /// For `units` of `blocks` input blocks each and `rows` rows; activations are `halves` or else f32. Workgroups may straddle units
-    /// only if all units have work.
+    /// For `units` of `blocks` input blocks each by `kernel`, which is yet to be told how; `memory` is how many bytes workgroups may
+    /// have. They may straddle units only if all units have work.
     pub(super) fn new(
         units: usize,
         blocks: usize,
-        rows: usize,
+        kernel: &TrellisFew,
         most_teams: usize,
-        halves: bool,
         may_straddle: bool,
         memory: usize,
     ) -> Self {
+        let rows = kernel.rows;
         // Eight rows take more registers than sixteen teams have.
         let mut teams = match rows {
             2 | 4 if units >= BUSY => most_teams,
             2 | 4 | 8 => 8,
             _ => 4,
         };
-        // What activations, their scales, sums of two rows, and what is carried take.
-        let of_row = if halves { 256 + 16 } else { 512 + 16 };
-        let room = memory
-            .min(Self::MEMORY)
-            .saturating_sub(1024 * teams + 16 * teams + 512 * rows);
-        let most = (room / (of_row * rows)).clamp(1, blocks);
+        // However it is cut.
+        let bytes = |blocks| {
+            let (splits, straddles) = (Splits::Count, true);
+            let cut = TrellisFew {
+                teams,
+                blocks,
+                splits,
+                straddles,
+                ..*kernel
+            };
+            cut.workgroup_bytes()
+        };
+        let room = memory.min(Self::MEMORY);
+        let fits = (1..=blocks).rev().find(|&blocks| bytes(blocks) <= room);
+        let most = fits.unwrap_or(1);
         let all = units * blocks;
         // As many for each workgroup as keep a large device busy, in as many rounds as they fit.
         let rounds = all.div_ceil(2 * BUSY * most);
@@ -115,6 +126,9 @@ impl FewCut {
 
 #[cfg(test)]
 mod tests {
+    use treillage_shaders::linear::{Exchange, Route};
+    use treillage_shaders::trellis::{Activations, Codebook, Rates};
+
     use super::*;
 
     const UNITS: [usize; 10] = [1, 2, 3, 16, 40, 63, 64, 112, 191, 1000];
@@ -136,38 +150,61 @@ mod tests {
         }
     }
 
+    /// A kernel for `rows` rows, however its work is cut.
+    fn few(rows: usize, activations: Activations, exchange: Exchange) -> TrellisFew {
+        TrellisFew {
+            rates: Rates::one(3),
+            codebook: Codebook::Mul1,
+            activations,
+            rows,
+            teams: 8,
+            blocks: 1,
+            outputs: 1,
+            route: Route::All,
+            residual: false,
+            splits: Splits::Count,
+            straddles: true,
+            tiny: false,
+            exchange,
+        }
+    }
+
     #[test]
     fn cuts_for_a_few_rows_are_legal() {
-        for (teams, memory) in [(8, 32 << 10), (16, 48 << 10), (16, 64 << 10)] {
-            for (halves, straddle) in [(false, false), (true, true), (true, false)] {
+        use {Activations::*, Exchange::*};
+        for (teams, memory, exchange) in [
+            (8, 32 << 10, Workgroup),
+            (16, 48 << 10, Subgroup),
+            (16, 64 << 10, Workgroup),
+        ] {
+            for (activations, straddle) in [(Exact, false), (Half, true), (Half, false)] {
                 for rows in [2, 4, 8, 16] {
-                    for blocks in 1..60 {
-                        for units in UNITS {
-                            let cut =
-                                FewCut::new(units, blocks, rows, teams, halves, straddle, memory);
-                            let what = format!("{units} {blocks} {rows} {halves}: {cut:?}");
-                            assert!(cut.teams.is_power_of_two(), "{what}");
-                            assert!((2..=teams).contains(&cut.teams), "{what}");
-                            assert!((1..=blocks).contains(&cut.per_split), "{what}");
-                            assert!(straddle || !cut.straddles, "{what}");
-                            let of_row = if halves { 272 } else { 528 };
-                            let used = of_row * rows * cut.per_split
-                                + 1024 * cut.teams
-                                + 16 * cut.teams
-                                + if cut.straddles { 512 * rows } else { 512 };
-                            assert!(used <= memory, "{what}: {used}");
-                            // Of all workgroups, as many as have a part of a unit.
-                            let sharing = |unit: usize| {
-                                let (begin, end) = (unit * blocks, (unit + 1) * blocks);
-                                match cut.straddles {
-                                    true => end.div_ceil(cut.per_split) - begin / cut.per_split,
-                                    false => blocks.div_ceil(cut.per_split),
-                                }
-                            };
-                            let most = (0..units).map(sharing).max();
-                            assert!(most <= Some(cut.splits), "{what}: {most:?}");
-                            assert!(cut.straddles || most == Some(cut.splits), "{what}");
-                        }
+                    let kernel = few(rows, activations, exchange);
+                    for (blocks, units) in (1..60).flat_map(|b| UNITS.map(|units| (b, units))) {
+                        let cut = FewCut::new(units, blocks, &kernel, teams, straddle, memory);
+                        let what = format!("{units} {blocks} {kernel:?}: {cut:?}");
+                        assert!(cut.teams.is_power_of_two(), "{what}");
+                        assert!((2..=teams).contains(&cut.teams), "{what}");
+                        assert!((1..=blocks).contains(&cut.per_split), "{what}");
+                        assert!(straddle || !cut.straddles, "{what}");
+                        let cut_kernel = TrellisFew {
+                            teams: cut.teams,
+                            blocks: cut.per_split,
+                            ..kernel
+                        };
+                        let used = cut_kernel.workgroup_bytes();
+                        assert!(used <= memory, "{what}: {used}");
+                        // Of all workgroups, as many as have a part of a unit.
+                        let sharing = |unit: usize| {
+                            let (begin, end) = (unit * blocks, (unit + 1) * blocks);
+                            match cut.straddles {
+                                true => end.div_ceil(cut.per_split) - begin / cut.per_split,
+                                false => blocks.div_ceil(cut.per_split),
+                            }
+                        };
+                        let most = (0..units).map(sharing).max();
+                        assert!(most <= Some(cut.splits), "{what}: {most:?}");
+                        assert!(cut.straddles || most == Some(cut.splits), "{what}");
                     }
                 }
             }
@@ -176,13 +213,14 @@ mod tests {
 
     #[test]
     fn large_devices_have_as_much_to_do_everywhere() {
-        let cut = |units, blocks, rows| FewCut::new(units, blocks, rows, 16, true, true, 48 << 10);
+        let kernel = few(4, Activations::Half, Exchange::Subgroup);
+        let cut = |units, blocks| FewCut::new(units, blocks, &kernel, 16, true, 48 << 10);
         // 112 units of 32 blocks are 128 ranges of 28.
-        let whole = cut(112, 32, 4);
+        let whole = cut(112, 32);
         assert_eq!((whole.per_split, whole.teams), (28, 16));
         assert!(whole.straddles);
         // Where units are as many parts of the same length, none straddles.
-        let parts = cut(32, 16, 4);
+        let parts = cut(32, 16);
         assert_eq!((parts.per_split, parts.splits), (4, 4));
         assert!(!parts.straddles);
     }

@@ -13,6 +13,8 @@ use crate::{Context, Dispatch, Gpu, Slice, Tensor, Work};
 const MAX_TOGETHER: usize = 3;
 /// Rows that share decoded weights, where they are few: from more on, products of many rows pay.
 pub(super) const MAX_ROWS: usize = 16;
+/// The same on the plain path, which is taken when something went wrong: kernels that are compiled soon matter more than many rows.
+const PLAIN_ROWS: usize = 4;
 /// Workgroups that keep a large device busy.
 pub(super) const BUSY: usize = 64;
 /// What is multiplied with what.
@@ -206,7 +208,11 @@ impl Job<'_> {
 
     /// Rows that a workgroup multiplies at once, of `experts`.
     pub(super) fn rows_at_once(&self, experts: usize) -> usize {
-        self.sharing(experts).next_power_of_two().min(MAX_ROWS)
+        let most = match self.context.guard.is_plain() {
+            true => PLAIN_ROWS,
+            false => MAX_ROWS,
+        };
+        self.sharing(experts).next_power_of_two().min(most)
     }
 
     /// Groups of `rows` rows.

@@ -10,7 +10,7 @@ use treillage_shaders::trellis::TrellisDecode;
 
 use super::Linear;
 use super::dispatch::{BUSY, Job, Params, Product};
-use super::kernels::{Kernel, Kernels};
+use super::kernels::Kernel;
 use super::store::{Kind, chunks};
 use crate::{Tensor, Work};
 
@@ -23,7 +23,7 @@ const DECODED_BYTES: u64 = 256 << 20;
 
 /// Input blocks of a split and the number of splits that make about `wanted` workgroups of `units`.
 pub(super) fn split(units: usize, blocks: usize, wanted: usize) -> (usize, usize) {
-    if units == 0 || units >= wanted || units > Kernels::COUNTERS {
+    if units == 0 || units >= wanted {
         return (blocks, 1);
     }
     let splits = wanted.div_ceil(units).min(blocks.div_ceil(2)).max(1);

@@ -142,8 +142,9 @@ impl Job<'_> {
     /// The most teams that a workgroup may have.
     fn most_teams(&self) -> usize {
         let limits = self.context.gpu().limits();
+        // Sixteen with a block of signs each take 43,200 bytes, if they exchange through workgroup memory too.
         let roomy = limits.max_compute_invocations_per_workgroup >= 512
-            && limits.max_compute_workgroup_storage_size >= 40 << 10;
+            && limits.max_compute_workgroup_storage_size >= 48 << 10;
         if roomy { 16 } else { 8 }
     }
 
@@ -174,11 +175,7 @@ impl Job<'_> {
         params.per_split = cut.per_split as u32;
         params.splits = cut.splits as u32;
         params.pairs = 4 / cut.parts as u32;
-        let splits = match cut.splits {
-            1 => Splits::None,
-            _ => Splits::Meet,
-        };
-        let kernel = Kernel::TrellisGemv(TrellisGemv {
+        let kernel = TrellisGemv {
             rates,
             codebook,
             activations,
@@ -187,14 +184,15 @@ impl Job<'_> {
             outputs: products.len(),
             route: self.route,
             residual: self.residual.is_some(),
-            splits,
+            meets: cut.splits > 1,
             once: cut.per_split <= cut.teams / cut.parts,
             exchange: self.exchange(),
-        });
+        };
         let grid = [columns, cut.splits, groups];
         let work = self.work(kinds, products, x);
-        let more = self.meeting(splits, units, cut.splits, 1)?;
+        let more = self.meeting(kernel.splits(), units, cut.splits, 1)?;
         let more: Vec<&Slice> = more.iter().collect();
+        let kernel = Kernel::TrellisGemv(kernel);
         self.record(kernel, &[&x.slice()], products, &more, &params, grid, work)
     }
 
@@ -221,13 +219,30 @@ impl Job<'_> {
             true => Activations::Half,
             false => Activations::Exact,
         };
+        // Asked where it matters: the first time, asking waits for the device.
+        let linears = &self.context.linears;
+        let tiny = halves && codebook == Codebook::Mul1 && linears.tiny_halves(self.context)?;
+        let uncut = TrellisFew {
+            rates,
+            codebook,
+            activations,
+            rows,
+            teams: 1,
+            blocks: 1,
+            outputs: products.len(),
+            route: self.route,
+            residual: self.residual.is_some(),
+            splits: Splits::None,
+            straddles: false,
+            tiny,
+            exchange: self.exchange(),
+        };
         let units = columns * groups;
         let cut = FewCut::new(
             units,
             blocks,
-            rows,
+            &uncut,
             self.most_teams(),
-            halves,
             self.route == Route::All,
             gpu.limits().max_compute_workgroup_storage_size as usize,
         );
@@ -248,23 +263,12 @@ impl Job<'_> {
             many if rows == 2 || rows == 4 && many <= 3 => Splits::Meet,
             _ => Splits::Count,
         };
-        // Asked where it matters: the first time, asking waits for the device.
-        let linears = &self.context.linears;
-        let tiny = halves && codebook == Codebook::Mul1 && linears.tiny_halves(self.context)?;
         let kernel = Kernel::TrellisFew(TrellisFew {
-            rates,
-            codebook,
-            activations,
-            rows,
             teams: cut.teams,
             blocks: cut.per_split,
-            outputs: products.len(),
-            route: self.route,
-            residual: self.residual.is_some(),
             splits,
             straddles: cut.straddles,
-            tiny,
-            exchange: self.exchange(),
+            ..uncut
         });
         let grid = match cut.straddles {
             true => {

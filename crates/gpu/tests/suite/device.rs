@@ -164,6 +164,14 @@ fn faults_are_errors_that_say_what_to_do() {
         .collect();
     let error = gpu.pipeline("wide", &buffers, &[]).unwrap_err();
     assert!(error.to_string().contains("at most 8"), "{error}");
+    let most = gpu.limits().max_compute_workgroup_storage_size;
+    let greedy = format!(
+        "var<workgroup> all: array<u32, {}>;\n@compute @workgroup_size(1) fn main() {{ all[0] = 1u; }}",
+        most / 4 + 1
+    );
+    let error = gpu.pipeline("greedy", &greedy, &[]).unwrap_err();
+    let expected = format!("bytes of workgroup memory, the device has {most}");
+    assert!(error.to_string().ends_with(&expected), "{error}");
     let limit = gpu.max_binding();
     let error = gpu.buffer("everything", limit + 4).unwrap_err();
     assert!(error.to_string().starts_with("everything takes"), "{error}");
