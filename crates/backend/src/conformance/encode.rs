@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nalgebra::DMatrix;
 use treillage_gptq::{Config, Format, IntBits, Quantized, Rotation};
-use treillage_trellis::{Bits, Codebook, EncodeConfig, Encoded};
+use treillage_trellis::{Bits, Codebook, EncodeConfig, Encoded, viterbi::Effort};
 
 use super::layer::shape;
 use super::noise::Noise;
@@ -51,7 +51,11 @@ fn jobs() -> Result<Vec<Job<EncodeConfig>>, Error> {
     .into_iter()
     .zip(0..)
     .map(|((bits, size, calibrated), seed)| {
-        let config = EncodeConfig::new(Bits::new(bits)?, Codebook::Mul1, seed);
+        // More effort is more of the same.
+        let config = EncodeConfig {
+            effort: Effort::Fast,
+            ..EncodeConfig::new(Bits::new(bits)?, Codebook::Mul1, seed)
+        };
         Ok(job(seed, config, size, calibrated))
     })
     .collect()

@@ -147,7 +147,11 @@ fn jobs() -> Vec<EncodeJob<EncodeConfig>> {
             weights: (0..shape.weights()).map(|_| gaussian(&mut rng)).collect(),
             shape,
             hessian: (number < 3).then(|| Arc::new(hessian)),
-            config: EncodeConfig::new(bits(4), Codebook::Mul1, number),
+            config: EncodeConfig {
+                // More effort is more of the same.
+                effort: Effort::Fast,
+                ..EncodeConfig::new(bits(4), Codebook::Mul1, number)
+            },
         }
     };
     vec![
@@ -159,7 +163,7 @@ fn jobs() -> Vec<EncodeJob<EncodeConfig>> {
 }
 
 #[test]
-fn linears_are_encoded_as_on_the_cpu_and_each_by_itself() {
+fn linears_are_encoded_as_on_the_cpu() {
     let Some(gpu) = open(Options::default()) else {
         return;
     };
@@ -167,7 +171,7 @@ fn linears_are_encoded_as_on_the_cpu_and_each_by_itself() {
     let together = encode_trellis(&context, jobs(), Tuning::default()).unwrap();
     let on_cpu = CpuBackend::default().encode_trellis(jobs()).unwrap();
     for ((job, found), expected) in jobs().into_iter().zip(&together).zip(&on_cpu) {
-        let name = job.name.clone();
+        let name = &job.name;
         let (report, cpu) = (&found.report, &expected.report);
         assert_eq!(
             (report.fallback, report.damping),
@@ -176,9 +180,6 @@ fn linears_are_encoded_as_on_the_cpu_and_each_by_itself() {
         );
         let ratio = report.relative_error / cpu.relative_error;
         assert!((ratio - 1.0).abs() < 0.03, "{name}: {ratio}");
-        let alone = encode_trellis(&context, vec![job], Tuning::default()).unwrap();
-        assert!(alone[0].linear.words() == found.linear.words(), "{name}");
-        assert_eq!(&alone[0].report, report, "{name}");
     }
 }
 
