@@ -36,7 +36,6 @@ const EDGES: &[(&str, &[&str])] = &[
             "treillage-moe",
         ],
     ),
-    ("treillage-shaders", &[]),
     (
         "treillage-gpu",
         &[
