@@ -357,11 +357,14 @@ mod tests {
                 };
                 let outputs = [(), ()].map(|()| context.tensor(rows, SHAPE.out_features).unwrap());
                 let few = [(&linear, &outputs[0])];
+                // On the plain path, whose kernels are soon compiled where a CPU is the device.
+                context.guard.path.ask(true);
                 match kind {
                     Kind::Trellis { codebook, .. } => job.few_rows(&x, &[kind], codebook, &few),
                     Kind::Rows { format, .. } => job.few_at_a_time(&x, kind, format, &few),
                 }
                 .unwrap();
+                context.guard.path.ask(false);
                 let many = (&linear, &outputs[1]);
                 assert!(job.by_tiles(&x, kind, many, false).unwrap());
                 let [a, b] = outputs.map(|out| context.read(&out).unwrap());
