@@ -6,6 +6,7 @@
 mod bench;
 mod command;
 mod interop;
+mod metadata;
 mod test;
 mod tidy;
 

@@ -5,14 +5,13 @@
 mod files;
 mod graph;
 mod licences;
-mod metadata;
 
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use crate::command::{cargo, run as run_command};
-use metadata::Metadata;
+use crate::metadata::Metadata;
 
 pub(crate) fn run() -> Result<()> {
     let metadata = Metadata::load()?;

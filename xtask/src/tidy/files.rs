@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::metadata::{Metadata, Package};
 use crate::command::{output, root};
+use crate::metadata::{Metadata, Package};
 
 /// A file longer than this has more than one reason to exist.
 const MAX_LINES: usize = 700;

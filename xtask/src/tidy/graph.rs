@@ -1,6 +1,6 @@
 //! Who may import whom. Imports run downwards only; a new edge is a decision, made here.
 
-use super::metadata::{Metadata, Package};
+use crate::metadata::{Metadata, Package};
 
 /// The workspace's crates, bottom up, each with those it may name. Development dependencies are free.
 const EDGES: &[(&str, &[&str])] = &[

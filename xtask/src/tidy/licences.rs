@@ -4,8 +4,8 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::metadata::Metadata;
 use crate::command::{cargo, has_subcommand, root, run};
+use crate::metadata::Metadata;
 
 pub(crate) fn check(metadata: &Metadata) -> Result<Vec<String>> {
     if has_subcommand("deny") {

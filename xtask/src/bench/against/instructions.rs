@@ -15,7 +15,8 @@ use super::{
     revision::{Revision, folder},
     times::json,
 };
-use crate::command::{cargo, output, run};
+use crate::command::{cargo, output, root, run};
+use crate::metadata::Metadata;
 
 pub(crate) const PACKAGE: &str = "treillage-instructions";
 pub(crate) const PACKAGE_FOLDER: &str = "benches/instructions";
@@ -56,6 +57,9 @@ pub(crate) fn obstacle(revisions: [&Revision; 2]) -> Option<String> {
     if !valgrind.is_ok_and(|status| status.success()) {
         return Some("valgrind is not installed".to_owned());
     }
+    if unchanged(revisions[0]).is_ok_and(|unchanged| unchanged) {
+        return Some("nothing that they are counted of has changed".to_owned());
+    }
     for revision in revisions {
         if !revision.has(PACKAGE_FOLDER, BENCH) {
             return Some(format!(
@@ -68,6 +72,23 @@ pub(crate) fn obstacle(revisions: [&Revision; 2]) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether the workspace is what `old` is in all that the bench is built of.
+fn unchanged(old: &Revision) -> Result<bool> {
+    let metadata = Metadata::load()?;
+    let package = metadata.members().find(|package| package.name == PACKAGE);
+    let package = package.with_context(|| format!("there is no {PACKAGE}"))?;
+    let mut paths: Vec<_> = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml"]
+        .map(|file| root().join(file))
+        .into();
+    paths.push(package.folder.clone());
+    paths.extend(
+        metadata
+            .tested(package)
+            .map(|package| package.folder.clone()),
+    );
+    old.is_workspace_in(&paths)
 }
 
 /// The folder of what runs a revision's bench: see [`runner`].

@@ -72,6 +72,15 @@ impl Revision {
         self.source.join(file).is_file()
     }
 
+    /// Whether nothing differs between this commit and the workspace at `paths`, of what git tracks.
+    pub(crate) fn is_workspace_in(&self, paths: &[PathBuf]) -> Result<bool> {
+        let mut diff = Command::new("git");
+        diff.args(["diff", "--quiet", &self.commit, "--"]);
+        let status = diff.args(paths).current_dir(root()).status();
+        let status = status.context("could not start git")?;
+        Ok(status.success())
+    }
+
     /// A folder of the revision's source.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         self.source.join(name)

@@ -1,4 +1,4 @@
-//! What `cargo metadata` says, cut down to what the rules look at.
+//! What `cargo metadata` says, cut down to what is asked of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +29,8 @@ pub(crate) struct Package {
     pub(crate) folder: PathBuf,
     /// Ids of the packages it links or builds with, development excepted.
     dependencies: Vec<String>,
+    /// And of those that its tests and benches link besides.
+    development: Vec<String>,
 }
 
 impl Metadata {
@@ -65,6 +67,7 @@ impl Metadata {
                         .parent()?
                         .to_owned(),
                     dependencies: Vec::new(),
+                    development: Vec::new(),
                 },
             );
         }
@@ -72,10 +75,10 @@ impl Metadata {
             let package = packages.get_mut(node["id"].as_str()?)?;
             for dependency in node["deps"].as_array()? {
                 let kinds = dependency["dep_kinds"].as_array()?;
-                if kinds.iter().any(|kind| kind["kind"] != "dev") {
-                    package
-                        .dependencies
-                        .push(dependency["pkg"].as_str()?.to_owned());
+                let id = dependency["pkg"].as_str()?.to_owned();
+                match kinds.iter().any(|kind| kind["kind"] != "dev") {
+                    true => package.dependencies.push(id),
+                    false => package.development.push(id),
                 }
             }
         }
@@ -102,18 +105,31 @@ impl Metadata {
 
     /// Names of all packages that end up in `package`.
     pub(crate) fn reachable<'a>(&'a self, package: &'a Package) -> BTreeSet<&'a str> {
-        let mut reached = BTreeSet::new();
-        let mut seen = BTreeSet::new();
-        let mut pending: Vec<&String> = package.dependencies.iter().collect();
+        let reached = self.reached(&package.dependencies);
+        reached.map(|package| package.name.as_str()).collect()
+    }
+
+    /// The workspace's packages that the tests and benches of `package` are built of, but for itself.
+    pub(crate) fn tested<'a>(&'a self, package: &'a Package) -> impl Iterator<Item = &'a Package> {
+        let named = package.dependencies.iter().chain(&package.development);
+        self.reached(named).filter(|package| package.member)
+    }
+
+    /// What has the ids `first`, and all that ends up in these.
+    fn reached<'a>(
+        &'a self,
+        first: impl IntoIterator<Item = &'a String>,
+    ) -> impl Iterator<Item = &'a Package> {
+        let mut reached = BTreeMap::new();
+        let mut pending: Vec<&String> = first.into_iter().collect();
         while let Some(id) = pending.pop() {
-            if seen.insert(id)
-                && let Some(package) = self.packages.get(id)
+            if let Some(package) = self.packages.get(id)
+                && reached.insert(id, package).is_none()
             {
-                reached.insert(package.name.as_str());
                 pending.extend(&package.dependencies);
             }
         }
-        reached
+        reached.into_values()
     }
 }
 
