@@ -201,7 +201,7 @@ fn trellis_gemv() -> Vec<Specialization> {
 }
 
 /// All numbers of rows, with each of the other constants once.
-fn trellis_few() -> Vec<Specialization> {
+pub(crate) fn few_kernels() -> Vec<TrellisFew> {
     let first = TrellisFew {
         rates: Rates::one(3),
         codebook: Codebook::Mul1,
@@ -258,6 +258,11 @@ fn trellis_few() -> Vec<Specialization> {
             });
         }
     }
+    kernels
+}
+
+fn trellis_few() -> Vec<Specialization> {
+    let kernels = few_kernels();
     kernels.iter().map(TrellisFew::specialization).collect()
 }
 

@@ -6,7 +6,7 @@ mod delta;
 mod elementwise;
 mod encode;
 mod latent;
-mod linear;
+pub(crate) mod linear;
 mod moments;
 mod norm;
 mod quantize;

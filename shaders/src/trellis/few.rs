@@ -6,7 +6,7 @@ use super::codes::{each_four, fetch_ahead};
 use super::lanes::{Activations, Lanes, Splits};
 use super::{Codebook, Rates};
 use crate::Specialization;
-use crate::linear::{Exchange, Route, bindings, lines, store};
+use crate::linear::{Exchange, Route, lines};
 
 /// A kernel `linear/trellis_few`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,38 +55,24 @@ impl TrellisFew {
             ..
         } = *self;
         let lanes = self.lanes();
-        let (scale, offset) = lanes.affine();
         let jobs = (rows * blocks).next_multiple_of(teams);
-        Specialization::new([
-            ("ACTIVATIONS", self.activations.name().to_owned()),
-            ("SCALE", format!("{scale:?}")),
-            ("OFFSET", format!("{offset:?}")),
-            ("EXCHANGE", self.exchange.name().to_owned()),
-            ("LANES", (32 * teams).to_string()),
-            ("TEAMS", teams.to_string()),
-            ("ROWS", rows.to_string()),
-            ("SLOTS", (rows * blocks).to_string()),
+        let constants = lanes.constants(
+            teams,
+            self.exchange,
+            self.route,
+            self.residual,
+            self.outputs,
+            self.splits,
+        );
+        let more = [
             ("JOBS", jobs.to_string()),
             ("SUM_ROWS", Self::SUM_ROWS.to_string()),
             (
                 "SPAN",
                 if self.straddles { "range" } else { "unit" }.to_owned(),
             ),
-            ("SPLITS", self.splits.name().to_owned()),
             ("ONE_FOURS", rates.pair_fours("span.one_header.kind")),
             ("NEXT_FOURS", rates.pair_fours("span.next_header.kind")),
-            (
-                "BINDINGS",
-                bindings(
-                    &["weights", "codes"],
-                    self.route,
-                    self.residual,
-                    self.outputs,
-                    self.splits.buffers(),
-                ),
-            ),
-            ("STORE", store(self.residual, self.outputs)),
-            ("ROUTE", self.route.name().to_owned()),
             (
                 "TOTALS",
                 lanes.per_row(|r| format!("var total{r} = vec4<f32>();")),
@@ -94,7 +80,8 @@ impl TrellisFew {
             ("PREPARE", self.prepare(jobs / teams)),
             ("MULTIPLY", self.multiply()),
             ("SUM_UP", self.sum_up()),
-        ])
+        ];
+        Specialization::new(constants.into_iter().chain(more))
     }
 
     /// Bytes of workgroup memory that it takes.
@@ -290,51 +277,8 @@ mod tests {
 
     #[test]
     fn workgroup_memory_is_as_stated() {
-        let first = TrellisFew {
-            rates: Rates::one(3),
-            codebook: Codebook::Mul1,
-            activations: Activations::Half,
-            rows: 2,
-            teams: 8,
-            blocks: 5,
-            outputs: 1,
-            route: Route::All,
-            residual: false,
-            splits: Splits::Meet,
-            straddles: true,
-            tiny: true,
-            exchange: Exchange::Subgroup,
-        };
-        let others = [
-            TrellisFew {
-                activations: Activations::Exact,
-                ..first
-            },
-            TrellisFew {
-                rows: 16,
-                teams: 4,
-                ..first
-            },
-            TrellisFew {
-                straddles: false,
-                splits: Splits::None,
-                ..first
-            },
-            TrellisFew {
-                splits: Splits::Count,
-                ..first
-            },
-            TrellisFew {
-                exchange: Exchange::Shuffle,
-                ..first
-            },
-            TrellisFew {
-                exchange: Exchange::Workgroup,
-                ..first
-            },
-        ];
-        for kernel in [first].iter().chain(&others) {
-            assert_eq!(kernel.workgroup_bytes(), counted(kernel), "{kernel:?}");
+        for kernel in crate::families::linear::few_kernels() {
+            assert_eq!(kernel.workgroup_bytes(), counted(&kernel), "{kernel:?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use super::codes::{each_four, fetch_ahead};
 use super::lanes::{Activations, Lanes, Splits};
 use super::{Codebook, Rates};
 use crate::Specialization;
-use crate::linear::{Exchange, Route, bindings, store};
+use crate::linear::{Exchange, Route};
 
 /// A kernel `linear/trellis_gemv`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,21 +46,18 @@ impl TrellisGemv {
             ..
         } = *self;
         let blocks = teams / parts;
-        let splits = self.splits();
         let lanes = self.lanes();
-        let (scale, offset) = lanes.affine();
-        Specialization::new([
-            ("ACTIVATIONS", self.activations.name().to_owned()),
-            ("SCALE", format!("{scale:?}")),
-            ("OFFSET", format!("{offset:?}")),
-            ("EXCHANGE", self.exchange.name().to_owned()),
-            ("LANES", (32 * teams).to_string()),
-            ("TEAMS", teams.to_string()),
+        let constants = lanes.constants(
+            teams,
+            self.exchange,
+            self.route,
+            self.residual,
+            self.outputs,
+            self.splits(),
+        );
+        let more = [
             ("PARTS", parts.to_string()),
             ("BLOCKS", blocks.to_string()),
-            ("SLOTS", blocks.to_string()),
-            ("ROWS", "1".to_owned()),
-            ("SPLITS", splits.name().to_owned()),
             ("PASSES", self.passes().to_owned()),
             ("AWAIT_READERS", self.await_readers().to_owned()),
             (
@@ -73,25 +70,14 @@ impl TrellisGemv {
                 },
             ),
             ("PAIR_FOURS", rates.pair_fours("weights[place.header]")),
-            (
-                "BINDINGS",
-                bindings(
-                    &["weights", "codes"],
-                    self.route,
-                    self.residual,
-                    self.outputs,
-                    splits.buffers(),
-                ),
-            ),
-            ("STORE", store(self.residual, self.outputs)),
-            ("ROUTE", self.route.name().to_owned()),
             ("FETCH_FIRST", self.fetch_first()),
             ("FETCH", self.fetch_own()),
             ("ZERO", lanes.zero(0)),
             ("MULTIPLY", rates.switch(|bits| self.multiply(bits))),
             ("SUMS", lanes.sums(0)),
             ("SPREAD", Lanes::spread(0, "sums", "32u * team")),
-        ])
+        ];
+        Specialization::new(constants.into_iter().chain(more))
     }
 
     /// How sums come together.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Codebook;
 use super::codes::{COMPONENTS, TINY, state, straddling, tiny_halves, unscaled, unscaled_halves};
-use crate::linear::lines;
+use crate::linear::{Exchange, Route, bindings, lines, store};
 
 /// What activations are multiplied as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,7 +19,7 @@ pub enum Activations {
 
 impl Activations {
     /// The constant `ACTIVATIONS`.
-    pub(super) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Activations::Exact => "exact",
             Activations::Half => "half",
@@ -50,7 +50,7 @@ pub enum Splits {
 
 impl Splits {
     /// The constant `SPLITS`.
-    pub(super) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Splits::None => "none",
             Splits::Meet => "meet",
@@ -59,7 +59,7 @@ impl Splits {
     }
 
     /// The buffers that it takes, atomic.
-    pub(super) fn buffers(self) -> &'static [&'static str] {
+    fn buffers(self) -> &'static [&'static str] {
         match self {
             Splits::None => &[],
             Splits::Meet => &["meetings"],
@@ -81,8 +81,39 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
+    /// The constants that all kernels have which multiply so: `teams` of them in a workgroup.
+    pub(super) fn constants(
+        &self,
+        teams: usize,
+        exchange: Exchange,
+        route: Route,
+        residual: bool,
+        outputs: usize,
+        splits: Splits,
+    ) -> [(&'static str, String); 12] {
+        let (scale, offset) = self.affine();
+        let codes = ["weights", "codes"];
+        [
+            ("ACTIVATIONS", self.activations.name().to_owned()),
+            ("SCALE", format!("{scale:?}")),
+            ("OFFSET", format!("{offset:?}")),
+            ("EXCHANGE", exchange.name().to_owned()),
+            ("LANES", (32 * teams).to_string()),
+            ("TEAMS", teams.to_string()),
+            ("ROWS", self.rows.to_string()),
+            ("SLOTS", (self.rows * self.stride).to_string()),
+            ("SPLITS", splits.name().to_owned()),
+            (
+                "BINDINGS",
+                bindings(&codes, route, residual, outputs, splits.buffers()),
+            ),
+            ("STORE", store(residual, outputs)),
+            ("ROUTE", route.name().to_owned()),
+        ]
+    }
+
     /// Scale and offset that make weights of those that are multiplied.
-    pub(super) fn affine(&self) -> (f64, f64) {
+    fn affine(&self) -> (f64, f64) {
         let (scale, offset) = self.codebook.affine();
         (if self.is_tiny() { TINY * scale } else { scale }, offset)
     }

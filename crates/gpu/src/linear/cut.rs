@@ -96,7 +96,6 @@ impl FewCut {
         let rounds = all.div_ceil(2 * BUSY * most);
         let even = all.div_ceil(2 * BUSY * rounds).max(2);
         let cut = |per_split: usize, straddles| {
-            let per_split = per_split.clamp(1, most);
             // A unit may begin anywhere in a range.
             let apart = if straddles { per_split - 1 } else { 0 };
             Self {
